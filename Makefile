@@ -1,0 +1,49 @@
+# Two commands for everyone: `make demo` and `make test`; both set up .venv first. `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Every tool below runs from the checkout's own environment; nothing is installed outside it.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help setup lock demo test test-fast test-all lint clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed ## create .venv and install the pinned packages into it
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps -e .
+	@touch $@
+
+lock: ## pin pyproject's dependencies anew into requirements.lock
+	$(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 --extra dev \
+	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+	    --upgrade pyproject.toml -o requirements.lock
+
+demo: setup ## pretrain on fractals, transfer to handwritten digits, compare with scratch (minutes)
+	$(BIN)/python -m launch.demo
+
+test: setup ## every test but the soak and Slurm ones
+	$(PYTEST) -m "not soak and not slurm"
+
+test-fast: setup ## unit tests only, under three minutes
+	$(PYTEST) -m "not integration and not slow and not soak and not slurm"
+
+test-all: setup ## every test
+	$(PYTEST)
+
+lint: setup ## ruff, mypy and the import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## remove .venv, caches and build leftovers; keeps runs/, mlruns/ and datasets/
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

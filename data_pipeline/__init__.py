@@ -1,0 +1,1 @@
+"""From image files to batches: shards, index, sample order, decoding, loading."""

@@ -1,0 +1,1 @@
+"""The Accelerate stage: transfer to a smaller task."""

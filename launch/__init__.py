@@ -1,0 +1,1 @@
+"""How runs start: entry scripts, Slurm, the demo."""

@@ -1,0 +1,1 @@
+"""What is trained: Vision Transformers by size, position embeddings, weights files."""

@@ -1,0 +1,1 @@
+"""The DeepSpeed stage: pretraining on shards."""

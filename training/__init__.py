@@ -1,0 +1,1 @@
+"""Step mathematics and process facts that both training loops use."""
