@@ -31,65 +31,137 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The Vision Transformer."""
 
-    size: Literal["ti", "s", "b", "l", "h"] = Field("ti", description="Row of the size table (Ti, S, B, L, H).")
+    size: Literal["ti", "s", "b", "l", "h"] = Field(
+        "ti", description="Row of the size table (Ti, S, B, L, H)."
+    )
     patch_px: PositiveInt = Field(16, description="Side of a square patch, in pixels.")
-    image_px: PositiveInt = Field(224, description="Side of the square input image, in pixels; a multiple of model.patch-px.")
+    image_px: PositiveInt = Field(
+        224, description="Side of the square input image, in pixels; a multiple of model.patch-px."
+    )
     width: PositiveInt | None = Field(None, description="Token width; None takes the size's.")
     depth: PositiveInt | None = Field(None, description="Number of blocks; None takes the size's.")
-    heads: PositiveInt | None = Field(None, description="Attention heads, a divisor of the width; None takes the size's.")
-    mlp_dim: PositiveInt | None = Field(None, description="Hidden width of the MLP; None means 4 x width.")
-    pool: Literal["token", "mean"] = Field("token", description="What the head sees: the class token, or the mean of the patch tokens.")
-    num_classes: PositiveInt | None = Field(None, description="Outputs of the head; None takes the manifest's number of classes, a number must agree with it.")
-    head_bias: float = Field(0.0, description="Initial bias of the (zero) head; -10 for IN-21k with the sigmoid loss.")
-    dropout: Fraction = Field(0.0, description="Dropout rate after embeddings, attention projections and MLPs.")
-    stochastic_depth: Fraction = Field(0.0, description="Drop rate of the last block, rising linearly from 0 at the first.")
+    heads: PositiveInt | None = Field(
+        None, description="Attention heads, a divisor of the width; None takes the size's."
+    )
+    mlp_dim: PositiveInt | None = Field(
+        None, description="Hidden width of the MLP; None means 4 x width."
+    )
+    pool: Literal["token", "mean"] = Field(
+        "token", description="What the head sees: the class token, or the mean of the patch tokens."
+    )
+    num_classes: PositiveInt | None = Field(
+        None,
+        description=(
+            "Outputs of the head; None takes the manifest's number of classes, a number must "
+            "agree with it."
+        ),
+    )
+    head_bias: float = Field(
+        0.0, description="Initial bias of the (zero) head; -10 for IN-21k with the sigmoid loss."
+    )
+    dropout: Fraction = Field(
+        0.0, description="Dropout rate after embeddings, attention projections and MLPs."
+    )
+    stochastic_depth: Fraction = Field(
+        0.0, description="Drop rate of the last block, rising linearly from 0 at the first."
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> ModelConfig:
         if self.image_px % self.patch_px:
             below = self.image_px // self.patch_px * self.patch_px
             nearest = " or ".join(str(v) for v in (below, below + self.patch_px) if v > 0)
-            raise ValueError(f"model.image_px = {self.image_px} is not a multiple of model.patch_px = {self.patch_px}; the nearest are {nearest}")
+            raise ValueError(
+                f"model.image_px = {self.image_px} is not a multiple of model.patch_px = {self.patch_px}; the nearest are {nearest}"
+            )
         width = self.width or SIZES[self.size].width
         heads = self.heads or SIZES[self.size].heads
         if width % heads:
-            raise ValueError(f"model.heads = {heads} does not divide model.width = {width}; give a number of heads that does")
+            raise ValueError(
+                f"model.heads = {heads} does not divide model.width = {width}; give a number of heads that does"
+            )
         return self
 
 
 class AugmentConfig(Section):
     """Random changes to training images; seeded by (seed, position), so the same at any world size."""
 
-    crop: Literal["area", "resize", "none"] = Field("area", description="area: random resized crop; resize: resize the shorter side to augment.resize-px, then a random crop; none: the evaluation transform.")
-    crop_area_min: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.05, description="Smallest crop, as a fraction of the image's area.")
-    crop_area_max: Annotated[float, Field(gt=0.0, le=1.0)] = Field(1.0, description="Largest crop, as a fraction of the image's area.")
-    crop_ratio_max: Annotated[float, Field(ge=1.0)] = Field(4 / 3, description="Largest width / height of a crop; the smallest is its inverse.")
-    resize_px: PositiveInt | None = Field(None, description="Shorter side before the crop when augment.crop is 'resize', in pixels; None means 8/7 of the input.")
+    crop: Literal["area", "resize", "none"] = Field(
+        "area",
+        description=(
+            "area: random resized crop; resize: resize the shorter side to augment.resize-px, "
+            "then a random crop; none: the evaluation transform."
+        ),
+    )
+    crop_area_min: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.05, description="Smallest crop, as a fraction of the image's area."
+    )
+    crop_area_max: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        1.0, description="Largest crop, as a fraction of the image's area."
+    )
+    crop_ratio_max: Annotated[float, Field(ge=1.0)] = Field(
+        4 / 3, description="Largest width / height of a crop; the smallest is its inverse."
+    )
+    resize_px: PositiveInt | None = Field(
+        None,
+        description=(
+            "Shorter side before the crop when augment.crop is 'resize', in pixels; None means "
+            "8/7 of the input."
+        ),
+    )
     flip: bool = Field(True, description="Mirror left and right with probability one half.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> AugmentConfig:
         if self.crop_area_min > self.crop_area_max:
-            raise ValueError(f"augment.crop_area_min = {self.crop_area_min} is above augment.crop_area_max = {self.crop_area_max}; swap them")
+            raise ValueError(
+                f"augment.crop_area_min = {self.crop_area_min} is above augment.crop_area_max = {self.crop_area_max}; swap them"
+            )
         return self
 
 
 class LoaderConfig(Section):
     """How bytes become batches; does not change which images are seen or how they look."""
 
-    threads: PositiveInt | None = Field(None, description="Decoding threads of each rank; None shares the machine's cores among its ranks.")
-    read_ahead_batches: PositiveInt = Field(4, description="Micro batches prepared in advance by each rank.")
-    max_image_pixels: PositiveInt = Field(178_956_970, description="Larger images count as broken (decompression bombs), in pixels.")
+    threads: PositiveInt | None = Field(
+        None,
+        description=(
+            "Decoding threads of each rank; None shares the machine's cores among its ranks."
+        ),
+    )
+    read_ahead_batches: PositiveInt = Field(
+        4, description="Micro batches prepared in advance by each rank."
+    )
+    max_image_pixels: PositiveInt = Field(
+        178_956_970, description="Larger images count as broken (decompression bombs), in pixels."
+    )
 
 
 class DataConfig(Section):
     """What is trained on and in which order."""
 
-    train: Path | None = Field(None, description="Folder of training shards (manifest.json and index.parquet). Required.")
-    val: Path | None = Field(None, description="Folder of validation shards; None evaluates nothing.")
-    streams: PositiveInt = Field(768, description="Canonical streams of the sample order; part of the order's identity.")
-    max_broken_fraction: Fraction = Field(0.001, description="Unreadable images tolerated, as a fraction of the dataset (at least 10 images).")
-    eval_resize_px: PositiveInt | None = Field(None, description="Shorter side before the centre crop of evaluation, in pixels; None means 8/7 of model.image-px.")
+    train: Path | None = Field(
+        None, description="Folder of training shards (manifest.json and index.parquet). Required."
+    )
+    val: Path | None = Field(
+        None, description="Folder of validation shards; None evaluates nothing."
+    )
+    streams: PositiveInt = Field(
+        768, description="Canonical streams of the sample order; part of the order's identity."
+    )
+    max_broken_fraction: Fraction = Field(
+        0.001,
+        description=(
+            "Unreadable images tolerated, as a fraction of the dataset (at least 10 images)."
+        ),
+    )
+    eval_resize_px: PositiveInt | None = Field(
+        None,
+        description=(
+            "Shorter side before the centre crop of evaluation, in pixels; None means 8/7 of "
+            "model.image-px."
+        ),
+    )
 
 
 class OptimConfig(Section):
@@ -99,31 +171,62 @@ class OptimConfig(Section):
     beta1: Fraction = Field(0.9, description="Decay of Adam's first moment.")
     beta2: Fraction = Field(0.999, description="Decay of Adam's second moment.")
     eps: PositiveFloat = Field(1e-8, description="Adam's epsilon.")
-    weight_decay: NonNegativeFloat = Field(0.1, description="Decoupled weight decay of weight matrices; biases, norms, class token and position embedding have none.")
-    clip_norm: PositiveFloat | None = Field(1.0, description="Global gradient norm above which gradients are scaled down; None switches it off.")
+    weight_decay: NonNegativeFloat = Field(
+        0.1,
+        description=(
+            "Decoupled weight decay of weight matrices; biases, norms, class token and position "
+            "embedding have none."
+        ),
+    )
+    clip_norm: PositiveFloat | None = Field(
+        1.0,
+        description=(
+            "Global gradient norm above which gradients are scaled down; None switches it off."
+        ),
+    )
 
 
 class ScheduleConfig(Section):
     """Learning rate over steps: linear warmup, then decay."""
 
-    kind: Literal["cosine", "linear", "constant"] = Field("cosine", description="Shape after the warmup; cosine and linear end at 0.")
-    total_steps: PositiveInt | None = Field(None, description="Optimizer steps of the whole run; give this or schedule.epochs.")
-    epochs: PositiveFloat | None = Field(None, description="Passes over the training set; give this or schedule.total-steps.")
-    warmup_steps: CountFromZero = Field(10_000, description="Steps of linear warmup from 0; scaled down, with a notice, when the run is shorter.")
+    kind: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="Shape after the warmup; cosine and linear end at 0."
+    )
+    total_steps: PositiveInt | None = Field(
+        None, description="Optimizer steps of the whole run; give this or schedule.epochs."
+    )
+    epochs: PositiveFloat | None = Field(
+        None, description="Passes over the training set; give this or schedule.total-steps."
+    )
+    warmup_steps: CountFromZero = Field(
+        10_000,
+        description=(
+            "Steps of linear warmup from 0; scaled down, with a notice, when the run is shorter."
+        ),
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> ScheduleConfig:
         if self.total_steps is not None and self.epochs is not None:
-            raise ValueError(f"schedule.total_steps = {self.total_steps} and schedule.epochs = {self.epochs} are both set; give one (null removes the other)")
+            raise ValueError(
+                f"schedule.total_steps = {self.total_steps} and schedule.epochs = {self.epochs} are both set; give one (null removes the other)"
+            )
         return self
 
 
 class BatchConfig(Section):
     """Images of one optimizer step: global = world size x micro x accumulation."""
 
-    global_images: PositiveInt = Field(4096, description="Images of one optimizer step over all ranks.")
-    micro_images: PositiveInt | None = Field(None, description="Images of one forward pass of one rank; None means one micro batch a step.")
-    accumulation_steps: PositiveInt | None = Field(None, description="Micro batches of one step; give this or batch.micro-images.")
+    global_images: PositiveInt = Field(
+        4096, description="Images of one optimizer step over all ranks."
+    )
+    micro_images: PositiveInt | None = Field(
+        None,
+        description="Images of one forward pass of one rank; None means one micro batch a step.",
+    )
+    accumulation_steps: PositiveInt | None = Field(
+        None, description="Micro batches of one step; give this or batch.micro-images."
+    )
 
     @model_validator(mode="after")
     def _one_split(self) -> BatchConfig:
@@ -137,28 +240,41 @@ class BatchConfig(Section):
 class LossConfig(Section):
     """What is minimised."""
 
-    kind: Literal["softmax", "sigmoid"] = Field("softmax", description="softmax cross-entropy, or sigmoid cross-entropy summed over classes.")
-    label_smoothing: Fraction = Field(0.0, description="Share of the target spread evenly over all classes.")
+    kind: Literal["softmax", "sigmoid"] = Field(
+        "softmax",
+        description="softmax cross-entropy, or sigmoid cross-entropy summed over classes.",
+    )
+    label_smoothing: Fraction = Field(
+        0.0, description="Share of the target spread evenly over all classes."
+    )
 
 
 class ZeroConfig(Section):
     """DeepSpeed's partitioning of the training state."""
 
-    stage: Literal[0, 1, 2, 3] = Field(1, description="0: none, 1: optimizer states, 2: and gradients, 3: and weights.")
+    stage: Literal[0, 1, 2, 3] = Field(
+        1, description="0: none, 1: optimizer states, 2: and gradients, 3: and weights."
+    )
 
 
 class CheckpointConfig(Section):
     """When the training state is saved and what is kept."""
 
-    every_steps: PositiveInt = Field(1000, description="Steps between checkpoints; the last step always saves one.")
+    every_steps: PositiveInt = Field(
+        1000, description="Steps between checkpoints; the last step always saves one."
+    )
     keep: PositiveInt = Field(2, description="Newest complete checkpoints kept.")
-    milestone_every_steps: PositiveInt | None = Field(None, description="Checkpoints at multiples of this many steps are kept for good.")
+    milestone_every_steps: PositiveInt | None = Field(
+        None, description="Checkpoints at multiples of this many steps are kept for good."
+    )
 
 
 class EvaluationConfig(Section):
     """When validation images are scored (over all ranks, each exactly once)."""
 
-    every_steps: PositiveInt = Field(1000, description="Steps between evaluations; the last step always evaluates.")
+    every_steps: PositiveInt = Field(
+        1000, description="Steps between evaluations; the last step always evaluates."
+    )
     batch_images: PositiveInt = Field(64, description="Images of one forward pass of one rank.")
 
 
@@ -166,17 +282,39 @@ class LoggingConfig(Section):
     """What the console and the metrics journal say, and how often."""
 
     every_steps: PositiveInt = Field(50, description="Steps between console lines and metric rows.")
-    peak_tflops: PositiveFloat | None = Field(None, description="Peak of one device in TFLOP/s, the base of model FLOPs utilisation (MFU); None leaves MFU out.")
+    peak_tflops: PositiveFloat | None = Field(
+        None,
+        description=(
+            "Peak of one device in TFLOP/s, the base of model FLOPs utilisation (MFU); None "
+            "leaves MFU out."
+        ),
+    )
 
 
 class TrackingConfig(Section):
     """MLflow."""
 
-    enabled: bool = Field(True, description="Send the journal to MLflow; the run folder keeps it either way.")
-    uri: str | None = Field(None, description="MLflow server or store; None means MLFLOW_TRACKING_URI, else sqlite in mlruns/.")
-    experiment: str | None = Field(None, description="MLflow experiment; None means vitrain-pretrain or vitrain-finetune.")
-    run_name: str | None = Field(None, description="Name of the MLflow run; None means the run folder's name.")
-    register_as: str | None = Field(None, description="Registered model that gets the exported weights as a new version; None registers none.")
+    enabled: bool = Field(
+        True, description="Send the journal to MLflow; the run folder keeps it either way."
+    )
+    uri: str | None = Field(
+        None,
+        description=(
+            "MLflow server or store; None means MLFLOW_TRACKING_URI, else sqlite in mlruns/."
+        ),
+    )
+    experiment: str | None = Field(
+        None, description="MLflow experiment; None means vitrain-pretrain or vitrain-finetune."
+    )
+    run_name: str | None = Field(
+        None, description="Name of the MLflow run; None means the run folder's name."
+    )
+    register_as: str | None = Field(
+        None,
+        description=(
+            "Registered model that gets the exported weights as a new version; None registers none."
+        ),
+    )
 
 
 ResumeChoice = Literal["auto", "never", "must"]
@@ -185,12 +323,34 @@ ResumeChoice = Literal["auto", "never", "must"]
 class PretrainConfig(Section):
     """Pretraining a Vision Transformer on WebDataset shards with DeepSpeed."""
 
-    stage: tyro.conf.Suppress[Literal["pretrain"]] = Field("pretrain", description="Which stage a YAML file is for.")
-    run_dir: Path | None = Field(None, description="Folder of everything the run writes; None means runs/<name of the config file>.")
-    resume: ResumeChoice = Field("auto", description="auto: go on if the run folder has a checkpoint; never: refuse a used folder; must: refuse an unused one.")
+    stage: tyro.conf.Suppress[Literal["pretrain"]] = Field(
+        "pretrain", description="Which stage a YAML file is for."
+    )
+    run_dir: Path | None = Field(
+        None,
+        description=(
+            "Folder of everything the run writes; None means runs/<name of the config file>."
+        ),
+    )
+    resume: ResumeChoice = Field(
+        "auto",
+        description=(
+            "auto: go on if the run folder has a checkpoint; never: refuse a used folder; must: "
+            "refuse an unused one."
+        ),
+    )
     seed: CountFromZero = Field(0, description="Seed of weights, order, augmentation and dropout.")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Compute precision; auto means bf16 on a GPU and fp32 on CPU. Master weights and accumulated gradients are fp32.")
-    deterministic: bool = Field(False, description="Deterministic kernels on a GPU, at a cost in speed; CPU runs always are.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description=(
+            "Compute precision; auto means bf16 on a GPU and fp32 on CPU. Master weights and "
+            "accumulated gradients are fp32."
+        ),
+    )
+    deterministic: bool = Field(
+        False,
+        description="Deterministic kernels on a GPU, at a cost in speed; CPU runs always are.",
+    )
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
@@ -204,32 +364,118 @@ class PretrainConfig(Section):
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     logging: LoggingConfig = Field(default_factory=LoggingConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
-    deepspeed: tyro.conf.Suppress[dict[str, Any]] = Field(default_factory=dict, description="Further DeepSpeed options, merged last; only in YAML.")
+    deepspeed: tyro.conf.Suppress[dict[str, Any]] = Field(
+        default_factory=dict, description="Further DeepSpeed options, merged last; only in YAML."
+    )
 
 
 class FinetuneConfig(Section):
     """Transferring pretrained weights to a smaller task, usually at higher resolution, with Accelerate."""
 
-    stage: tyro.conf.Suppress[Literal["finetune"]] = Field("finetune", description="Which stage a YAML file is for.")
-    task: Literal["cifar10", "cifar100", "pets", "flowers", "digits", "image-folder", "shards"] = Field("cifar10", description="Row of the task table: classes, official splits, validation part.")
-    pretrained: str = Field("scratch", description="Run folder, weights file (.safetensors, .npz, .pth), runs:/ID, models:/NAME@ALIAS, timm:NAME, or scratch.")
-    resolution: PositiveInt | None = Field(None, description="Side of the square input image, in pixels; None keeps the pretrained one.")
-    data_dir: Path = Field(Path("datasets"), description="Where the task's files lie or are downloaded to; shards built from them are kept there.")
-    images_per_class: PositiveInt | None = Field(None, description="Train on this many images of each class only (seeded choice); None takes all.")
-    position_embedding: Literal["linear", "bicubic"] = Field("linear", description="Resizing of position embeddings: the authors' corner-aligned linear zoom, or timm's bicubic.")
-    run_dir: Path | None = Field(None, description="Folder of everything the run writes; None means runs/finetune-<task>-<weights>-seed<seed>.")
-    resume: ResumeChoice = Field("auto", description="auto: go on if the run folder has a checkpoint; never: refuse a used folder; must: refuse an unused one.")
-    seed: CountFromZero = Field(0, description="Seed of the new head, order, augmentation and choice of images.")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Compute precision; auto means bf16 on a GPU and fp32 on CPU.")
-    deterministic: bool = Field(False, description="Deterministic kernels on a GPU, at a cost in speed; CPU runs always are.")
+    stage: tyro.conf.Suppress[Literal["finetune"]] = Field(
+        "finetune", description="Which stage a YAML file is for."
+    )
+    task: Literal["cifar10", "cifar100", "pets", "flowers", "digits", "image-folder", "shards"] = (
+        Field(
+            "cifar10",
+            description="Row of the task table: classes, official splits, validation part.",
+        )
+    )
+    pretrained: str = Field(
+        "scratch",
+        description=(
+            "Run folder, weights file (.safetensors, .npz, .pth), runs:/ID, models:/NAME@ALIAS, "
+            "timm:NAME, or scratch."
+        ),
+    )
+    resolution: PositiveInt | None = Field(
+        None,
+        description="Side of the square input image, in pixels; None keeps the pretrained one.",
+    )
+    data_dir: Path = Field(
+        Path("datasets"),
+        description=(
+            "Where the task's files lie or are downloaded to; shards built from them are kept "
+            "there."
+        ),
+    )
+    images_per_class: PositiveInt | None = Field(
+        None,
+        description="Train on this many images of each class only (seeded choice); None takes all.",
+    )
+    position_embedding: Literal["linear", "bicubic"] = Field(
+        "linear",
+        description=(
+            "Resizing of position embeddings: the authors' corner-aligned linear zoom, or timm's "
+            "bicubic."
+        ),
+    )
+    run_dir: Path | None = Field(
+        None,
+        description=(
+            "Folder of everything the run writes; None means "
+            "runs/finetune-<task>-<weights>-seed<seed>."
+        ),
+    )
+    resume: ResumeChoice = Field(
+        "auto",
+        description=(
+            "auto: go on if the run folder has a checkpoint; never: refuse a used folder; must: "
+            "refuse an unused one."
+        ),
+    )
+    seed: CountFromZero = Field(
+        0, description="Seed of the new head, order, augmentation and choice of images."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Compute precision; auto means bf16 on a GPU and fp32 on CPU."
+    )
+    deterministic: bool = Field(
+        False,
+        description="Deterministic kernels on a GPU, at a cost in speed; CPU runs always are.",
+    )
     steps: PositiveInt = Field(10_000, description="Optimizer steps of each learning rate tried.")
-    warmup_steps: CountFromZero = Field(500, description="Steps of linear warmup from 0; scaled down, with a notice, when the run is shorter.")
-    learning_rates: tuple[PositiveFloat, ...] = Field((0.003,), min_length=1, description="Peak learning rates to try; the best on the validation part is scored on the test set, once.")
-    clip_norm: PositiveFloat | None = Field(1.0, description="Global gradient norm above which gradients are scaled down; None switches it off.")
+    warmup_steps: CountFromZero = Field(
+        500,
+        description=(
+            "Steps of linear warmup from 0; scaled down, with a notice, when the run is shorter."
+        ),
+    )
+    learning_rates: tuple[PositiveFloat, ...] = Field(
+        (0.003,),
+        min_length=1,
+        description=(
+            "Peak learning rates to try; the best on the validation part is scored on the test "
+            "set, once."
+        ),
+    )
+    clip_norm: PositiveFloat | None = Field(
+        1.0,
+        description=(
+            "Global gradient norm above which gradients are scaled down; None switches it off."
+        ),
+    )
     momentum: Fraction = Field(0.9, description="Momentum of SGD.")
-    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(None, description="Share of the training images held out to choose a learning rate; None takes the task's.")
-    eval_resize_px: PositiveInt | None = Field(None, description="Shorter side before the centre crop of evaluation, in pixels; None means 8/7 of the resolution.")
-    model: ModelConfig = Field(default_factory=ModelConfig, description="Used when pretrained is scratch: the architecture to start from random weights.")
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        None,
+        description=(
+            "Share of the training images held out to choose a learning rate; None takes the "
+            "task's."
+        ),
+    )
+    eval_resize_px: PositiveInt | None = Field(
+        None,
+        description=(
+            "Shorter side before the centre crop of evaluation, in pixels; None means 8/7 of the "
+            "resolution."
+        ),
+    )
+    model: ModelConfig = Field(
+        default_factory=ModelConfig,
+        description=(
+            "Used when pretrained is scratch: the architecture to start from random weights."
+        ),
+    )
     augment: AugmentConfig = Field(default_factory=lambda: AugmentConfig(crop="resize"))
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
     batch: BatchConfig = Field(default_factory=lambda: BatchConfig(global_images=512))

@@ -1,0 +1,47 @@
+"""The one place where DeepSpeed's option names are spelled."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+from configs.schema import PretrainConfig
+
+
+def deepspeed_options(
+    config: PretrainConfig,
+    *,
+    micro_images: int,
+    accumulation_steps: int,
+    precision: Literal["fp32", "bf16"],
+) -> dict[str, Any]:
+    """The dictionary `deepspeed.initialize` takes.
+
+    The optimizer is ours (torch AdamW) and the learning rate is set by the loop, so neither appears.
+    Gradients accumulate in fp32 whatever the compute precision. The config's `deepspeed:` block is
+    merged last, key by key, so it can add anything DeepSpeed understands and change what is here.
+    """
+    options: dict[str, Any] = {
+        "train_batch_size": config.batch.global_images,
+        "train_micro_batch_size_per_gpu": micro_images,
+        "gradient_accumulation_steps": accumulation_steps,
+        "zero_optimization": {"stage": config.zero.stage},
+        "zero_allow_untested_optimizer": True,
+        # torch AdamW stays ours when a `deepspeed:` block offloads it to the CPU.
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": precision == "bf16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "steps_per_print": 2**62,
+        "wall_clock_breakdown": False,
+    }
+    if config.optim.clip_norm is not None:
+        options["gradient_clipping"] = config.optim.clip_norm
+    return _merged(options, config.deepspeed)
+
+
+def _merged(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    result = copy.deepcopy(base)
+    for key, value in extra.items():
+        nested = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if nested else copy.deepcopy(value)
+    return result

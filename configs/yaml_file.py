@@ -1,0 +1,154 @@
+"""Read a YAML config file and say exactly where something in it is wrong."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from configs.errors import RefusedInput
+
+T = TypeVar("T", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class YamlFile:
+    """A parsed config file.
+
+    Attributes:
+        path: Where it was read from.
+        values: Its keys and values, nested as in the file.
+        lines: Line number (from 1) of every dotted key.
+    """
+
+    path: Path
+    values: dict[str, Any]
+    lines: dict[str, int]
+
+    def place(self, key: str) -> str:
+        """`file:line` of a dotted key (or of the nearest group around it), for messages."""
+        while key and key not in self.lines:
+            key = key.rpartition(".")[0]
+        return f"{self.path}:{self.lines[key]}" if key else str(self.path)
+
+
+def read_yaml(path: Path) -> YamlFile:
+    """Parse `path`.
+
+    Raises:
+        RefusedInput: The file is missing, unreadable, not YAML (the line is shown) or not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        siblings = [str(p) for p in sorted(path.parent.glob("*.yaml"))]
+        near = difflib.get_close_matches(str(path), siblings, n=1, cutoff=0.5)
+        hint = f"; perhaps you meant {near[0]}" if near else "; give the path of a YAML file"
+        raise RefusedInput(f"--config {path}: there is no such file{hint}") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise RefusedInput(f"--config {path}: cannot be read as text: {problem}") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as problem:
+        raise RefusedInput(_syntax_message(path, text, problem)) from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise RefusedInput(f"{path}: holds a {type(values).__name__}; expected `key: value` lines")
+    return YamlFile(path, values, _key_lines(node))
+
+
+def validate(cls: type[T], file: YamlFile) -> T:
+    """Build `cls` from a file's values.
+
+    Raises:
+        RefusedInput: Unknown keys (the nearest name is offered), wrong types, values out of bounds,
+            impossible combinations; each with the key, the value and its `file:line`.
+    """
+    _refuse_other_stage(cls, file)
+    _refuse_unknown_keys(cls, file, file.values, "")
+    try:
+        return cls.model_validate(file.values)
+    except ValidationError as problem:
+        found = [_validation_message(error, file) for error in problem.errors()]
+        raise RefusedInput("\n       ".join(found)) from None
+
+
+def _refuse_other_stage(cls: type[BaseModel], file: YamlFile) -> None:
+    expected = cls.model_fields["stage"].default
+    found = file.values.get("stage")
+    if found == expected:
+        return
+    if found is None:
+        raise RefusedInput(f"{file.path}: has no `stage:` line; add `stage: {expected}`")
+    entry = {"pretrain": "launch/pretrain.py", "finetune": "finetune/run.py"}.get(str(found))
+    use = f"start it with {entry}" if entry else f"write `stage: {expected}`"
+    raise RefusedInput(
+        f"{file.place('stage')}: stage = {found!r}, but this command reads {expected} configs; {use}"
+    )
+
+
+def _refuse_unknown_keys(
+    cls: type[BaseModel], file: YamlFile, values: dict[Any, Any], prefix: str
+) -> None:
+    for key, value in values.items():
+        dotted = f"{prefix}{key}"
+        if key not in cls.model_fields:
+            near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else _known(cls)
+            raise RefusedInput(f"{file.place(dotted)}: unknown key {dotted}; {hint}")
+        section = section_class(cls, key)
+        if section is None:
+            continue
+        if not isinstance(value, dict):
+            raise RefusedInput(
+                f"{file.place(dotted)}: {dotted} = {value!r} is a group; indent its keys below it"
+            )
+        _refuse_unknown_keys(section, file, value, f"{dotted}.")
+
+
+def section_class(cls: type[BaseModel], field: str) -> type[BaseModel] | None:
+    """The class of a nested group of options, or None for a plain option."""
+    annotation = cls.model_fields[field].annotation
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _known(cls: type[BaseModel]) -> str:
+    return "known keys here: " + ", ".join(cls.model_fields)
+
+
+def _validation_message(error: Any, file: YamlFile) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    text = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{file.place(key)}: {text}"
+    return f"{file.place(key)}: {key} = {error['input']!r}: {text[0].lower()}{text[1:]}"
+
+
+def _syntax_message(path: Path, text: str, problem: yaml.YAMLError) -> str:
+    mark = getattr(problem, "problem_mark", None)
+    what = getattr(problem, "problem", None) or str(problem)
+    if mark is None:
+        return f"{path}: not valid YAML: {what}"
+    lines = text.splitlines()
+    shown = lines[mark.line] if mark.line < len(lines) else ""
+    return f"{path}:{mark.line + 1}: not valid YAML: {what}\n       {shown}\n       {' ' * mark.column}^"
+
+
+def _key_lines(node: yaml.Node | None, prefix: str = "") -> dict[str, int]:
+    if not isinstance(node, yaml.MappingNode):
+        return {}
+    lines: dict[str, int] = {}
+    for key, value in node.value:
+        dotted = f"{prefix}{key.value}"
+        lines[dotted] = key.start_mark.line + 1
+        lines.update(_key_lines(value, f"{dotted}."))
+    return lines
