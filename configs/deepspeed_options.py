@@ -17,9 +17,9 @@ def deepspeed_options(
 ) -> dict[str, Any]:
     """The dictionary `deepspeed.initialize` takes.
 
-    The optimizer is ours (torch AdamW) and the learning rate is set by the loop, so neither appears.
-    Gradients accumulate in fp32 whatever the compute precision. The config's `deepspeed:` block is
-    merged last, key by key, so it can add anything DeepSpeed understands and change what is here.
+    The optimizer is ours (torch AdamW) and the learning rate is set by the loop, so neither
+    appears. Gradients accumulate in fp32 whatever the compute precision. The config's `deepspeed:`
+    block is merged last, key by key: it can add anything DeepSpeed understands and change the rest.
     """
     options: dict[str, Any] = {
         "train_batch_size": config.batch.global_images,

@@ -20,7 +20,7 @@ from configs.yaml_file import YamlFile, read_yaml, section_class, validate
 
 T = TypeVar("T", bound=BaseModel)
 
-# Options of which one replaces the other: given on the command line, the file's other one is dropped.
+# Of each pair, the one given on the command line drops the file's other one.
 EXCLUSIVE_OPTIONS = (
     ("schedule.total_steps", "schedule.epochs"),
     ("batch.micro_images", "batch.accumulation_steps"),
@@ -130,8 +130,8 @@ def _without(values: dict[str, Any], dotted_keys: set[str], prefix: str = "") ->
 def _print_help(
     default: BaseModel, config_file: Path | None, options: list[str], program: str
 ) -> NoReturn:
-    """Every option with the value it would have now; `--config`, which is read first, among them."""
-    field = (Path | None, Field(None, description="YAML file that the values start from."))
+    """Every option with the value it would have now, and `--config`, which is read before them."""
+    field: Any = (Path | None, Field(None, description="YAML file that the values start from."))
     cls = create_model(type(default).__name__, __base__=type(default), config=field)
     cls.__doc__ = type(default).__doc__
     shown = cls.model_validate({**default.model_dump(), "config": config_file})
@@ -157,15 +157,16 @@ def _refuse(cls: type[BaseModel], text: str) -> NoReturn:
     if unknown := re.match(r"Unrecognized options: (\S+?),? ?(?:\s|$)", text):
         raise RefusedInput(_unknown_option(cls, unknown[1].rstrip(",")))
     bound = re.match(
-        r"Error parsing (\S+): \d+ validation errors? for \w+ (.*?) \[type=(\w+), input_value=(.*?), input_type",
+        r"Error parsing (\S+): \d+ validation errors? for \w+ (.*?) "
+        r"\[type=(\w+), input_value=(.*?), input_type",
         text,
     )
     if bound is None:
         raise RefusedInput(f"command line: {text.removeprefix('Error parsing ')}")
-    group, message, kind, value = bound.groups()
+    group, rule, kind, value = bound.groups()
     if kind == "value_error":
-        raise RefusedInput(f"command line: {message.removeprefix('Value error, ')}")
-    field, _, rule = message.partition(" ")
+        raise RefusedInput(f"command line: {rule.removeprefix('Value error, ')}")
+    field, _, rule = rule.partition(" ")
     raise RefusedInput(f"command line: {group}.{field} = {value}: {rule[0].lower()}{rule[1:]}")
 
 

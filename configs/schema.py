@@ -1,8 +1,8 @@
 """What a run is: every option of both stages, typed, frozen and checked when it is made.
 
-A field's name is its YAML key, its command-line option (dots between groups, dashes for underscores)
-and its MLflow parameter. "step" always means optimizer step. This module imports no torch, so that
-`--help` answers at once.
+A field's name is its YAML key, its command-line option (dots between groups, dashes for
+underscores) and its MLflow parameter. "step" always means optimizer step. This module imports no
+torch, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -72,19 +72,21 @@ class ModelConfig(Section):
             below = self.image_px // self.patch_px * self.patch_px
             nearest = " or ".join(str(v) for v in (below, below + self.patch_px) if v > 0)
             raise ValueError(
-                f"model.image_px = {self.image_px} is not a multiple of model.patch_px = {self.patch_px}; the nearest are {nearest}"
+                f"model.image_px = {self.image_px} is not a multiple of "
+                f"model.patch_px = {self.patch_px}; the nearest are {nearest}"
             )
         width = self.width or SIZES[self.size].width
         heads = self.heads or SIZES[self.size].heads
         if width % heads:
             raise ValueError(
-                f"model.heads = {heads} does not divide model.width = {width}; give a number of heads that does"
+                f"model.heads = {heads} does not divide model.width = {width}; "
+                "give a number of heads that does"
             )
         return self
 
 
 class AugmentConfig(Section):
-    """Random changes to training images; seeded by (seed, position), so the same at any world size."""
+    """Random changes to training images, seeded by (seed, position): alike at any world size."""
 
     crop: Literal["area", "resize", "none"] = Field(
         "area",
@@ -115,7 +117,8 @@ class AugmentConfig(Section):
     def _fits_together(self) -> AugmentConfig:
         if self.crop_area_min > self.crop_area_max:
             raise ValueError(
-                f"augment.crop_area_min = {self.crop_area_min} is above augment.crop_area_max = {self.crop_area_max}; swap them"
+                f"augment.crop_area_min = {self.crop_area_min} is above "
+                f"augment.crop_area_max = {self.crop_area_max}; swap them"
             )
         return self
 
@@ -209,7 +212,8 @@ class ScheduleConfig(Section):
     def _one_length(self) -> ScheduleConfig:
         if self.total_steps is not None and self.epochs is not None:
             raise ValueError(
-                f"schedule.total_steps = {self.total_steps} and schedule.epochs = {self.epochs} are both set; give one (null removes the other)"
+                f"schedule.total_steps = {self.total_steps} and schedule.epochs = {self.epochs} "
+                "are both set; give one (null removes the other)"
             )
         return self
 
@@ -232,7 +236,8 @@ class BatchConfig(Section):
     def _one_split(self) -> BatchConfig:
         if self.micro_images is not None and self.accumulation_steps is not None:
             raise ValueError(
-                f"batch.micro_images = {self.micro_images} and batch.accumulation_steps = {self.accumulation_steps} are both set; give at most one"
+                f"batch.micro_images = {self.micro_images} and batch.accumulation_steps = "
+                f"{self.accumulation_steps} are both set; give at most one"
             )
         return self
 
@@ -370,7 +375,7 @@ class PretrainConfig(Section):
 
 
 class FinetuneConfig(Section):
-    """Transferring pretrained weights to a smaller task, usually at higher resolution, with Accelerate."""
+    """Transferring pretrained weights to a smaller task, at higher resolution, with Accelerate."""
 
     stage: tyro.conf.Suppress[Literal["finetune"]] = Field(
         "finetune", description="Which stage a YAML file is for."

@@ -40,7 +40,7 @@ def read_yaml(path: Path) -> YamlFile:
     """Parse `path`.
 
     Raises:
-        RefusedInput: The file is missing, unreadable, not YAML (the line is shown) or not a mapping.
+        RefusedInput: The file is missing, unreadable, not YAML (its line is shown) or no mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -89,7 +89,8 @@ def _refuse_other_stage(cls: type[BaseModel], file: YamlFile) -> None:
     entry = {"pretrain": "launch/pretrain.py", "finetune": "finetune/run.py"}.get(str(found))
     use = f"start it with {entry}" if entry else f"write `stage: {expected}`"
     raise RefusedInput(
-        f"{file.place('stage')}: stage = {found!r}, but this command reads {expected} configs; {use}"
+        f"{file.place('stage')}: stage = {found!r}, "
+        f"but this command reads {expected} configs; {use}"
     )
 
 
@@ -140,7 +141,8 @@ def _syntax_message(path: Path, text: str, problem: yaml.YAMLError) -> str:
         return f"{path}: not valid YAML: {what}"
     lines = text.splitlines()
     shown = lines[mark.line] if mark.line < len(lines) else ""
-    return f"{path}:{mark.line + 1}: not valid YAML: {what}\n       {shown}\n       {' ' * mark.column}^"
+    pointer = " " * mark.column + "^"
+    return f"{path}:{mark.line + 1}: not valid YAML: {what}\n       {shown}\n       {pointer}"
 
 
 def _key_lines(node: yaml.Node | None, prefix: str = "") -> dict[str, int]:
