@@ -1,0 +1,37 @@
+"""Losses on soft targets: each image's target is a distribution over (or a set of) classes."""
+
+import torch
+import torch.nn.functional as F
+
+
+def soft_targets(labels: torch.Tensor, num_classes: int, smoothing: float = 0.0) -> torch.Tensor:
+    """One-hot targets with `smoothing` of their weight spread evenly over all classes.
+
+    Args:
+        labels: Class numbers, int64 of shape (batch,).
+        num_classes: Number of classes C.
+        smoothing: Share that is spread, 0 to 1.
+
+    Returns:
+        float32 of shape (batch, C); rows sum to 1.
+    """
+    hard = F.one_hot(labels, num_classes).to(torch.float32)
+    return hard * (1.0 - smoothing) + smoothing / num_classes
+
+
+def softmax_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of softmax(logits) against (batch, C) targets, mean over images; a scalar.
+
+    Computed in fp32 whatever the logits' precision.
+    """
+    log_probabilities = F.log_softmax(logits.float(), dim=-1)
+    return -(targets * log_probabilities).sum(dim=-1).mean()
+
+
+def sigmoid_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy of each class, summed over classes, mean over images; a scalar.
+
+    Computed in fp32 whatever the logits' precision.
+    """
+    losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+    return losses.sum(dim=-1).mean()
