@@ -1,0 +1,42 @@
+"""DeepSpeed's dictionary from our options."""
+
+import pytest
+
+from configs.deepspeed_options import deepspeed_options
+from configs.schema import BatchConfig, OptimConfig, PretrainConfig, ZeroConfig
+
+
+def options(config, precision="bf16"):
+    return deepspeed_options(config, micro_images=8, accumulation_steps=4, precision=precision)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_stage_batch_and_clip_arrive(stage):
+    config = PretrainConfig(
+        zero=ZeroConfig(stage=stage),
+        batch=BatchConfig(global_images=64),
+        optim=OptimConfig(clip_norm=0.5),
+    )
+    found = options(config)
+    assert found["zero_optimization"]["stage"] == stage
+    assert found["train_batch_size"] == 64
+    assert found["train_micro_batch_size_per_gpu"] == 8
+    assert found["gradient_accumulation_steps"] == 4
+    assert found["gradient_clipping"] == 0.5
+    assert found["data_types"] == {"grad_accum_dtype": "fp32"}
+
+
+@pytest.mark.parametrize(("precision", "enabled"), [("bf16", True), ("fp32", False)])
+def test_precision_switches_the_bf16_block(precision, enabled):
+    assert options(PretrainConfig(), precision)["bf16"]["enabled"] is enabled
+
+
+def test_no_clip_norm_means_no_clipping_key():
+    assert "gradient_clipping" not in options(PretrainConfig(optim=OptimConfig(clip_norm=None)))
+
+
+def test_the_deepspeed_block_is_merged_key_by_key():
+    extra = {"zero_optimization": {"overlap_comm": True}, "comms_logger": {"enabled": True}}
+    found = options(PretrainConfig(deepspeed=extra))
+    assert found["zero_optimization"] == {"stage": 1, "overlap_comm": True}
+    assert found["comms_logger"] == {"enabled": True}
