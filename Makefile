@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 PYTEST := $(BIN)/python -m pytest
+# Marks of the tests to run; empty runs all.
+TESTS := not soak and not slurm
 
 .PHONY: help setup lock demo test test-fast test-all lint clean
 
@@ -26,17 +28,17 @@ lock: ## pin pyproject's dependencies anew into requirements.lock
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	    --upgrade pyproject.toml -o requirements.lock
 
-demo: setup ## pretrain on fractals, transfer to handwritten digits, compare with scratch (minutes)
-	$(BIN)/python -m launch.demo
+demo: setup ## pretrain on fractals, transfer to handwritten digits, compare with scratch (minutes); AGAIN=1 starts anew
+	$(BIN)/python -m launch.demo $(if $(AGAIN),--again)
 
 test: setup ## every test but the soak and Slurm ones
-	$(PYTEST) -m "not soak and not slurm"
+	$(PYTEST) $(if $(TESTS),-m "$(TESTS)")
 
-test-fast: setup ## unit tests only, under three minutes
-	$(PYTEST) -m "not integration and not slow and not soak and not slurm"
+test-fast: ## unit tests only, under three minutes
+	$(MAKE) test TESTS="not integration and not slow and not soak and not slurm"
 
-test-all: setup ## every test
-	$(PYTEST)
+test-all: ## every test
+	$(MAKE) test TESTS=
 
 lint: setup ## ruff, mypy and the import rules
 	$(BIN)/ruff check .
