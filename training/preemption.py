@@ -3,7 +3,7 @@
 Handlers only set a flag. Ranks are signalled one after the other, or not at all, so a collective
 inside a handler would deadlock; the loop asks `stop_requested` at a step boundary, lets all ranks
 agree (`training.processes.any_rank`), saves and leaves with `EXIT_SAVED`. Nothing heavy is imported
-here: handlers are installed before torch is, because that import takes long enough to be signalled in.
+here: handlers are installed before torch, whose import takes long enough to be signalled in.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def make_deterministic() -> None:
     """
     import torch
 
-    # cuBLAS reads this when its handle is made: a fixed workspace keeps its reductions in one order.
+    # cuBLAS reads this when its handle is made: a fixed workspace keeps one order of reduction.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
@@ -90,11 +90,17 @@ def capture_rng_state() -> dict[str, Any]:
     import numpy as np
     import torch
 
-    kind, keys, position, has_gauss, cached_gaussian = np.random.get_state()
+    kind, keys, position, has_gauss, cached_gaussian = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        "numpy": (str(kind), keys.tolist(), int(position), int(has_gauss), float(cached_gaussian)),
+        "numpy": (
+            str(kind),
+            np.asarray(keys).tolist(),
+            int(position),
+            int(has_gauss),
+            float(cached_gaussian),
+        ),
         "python": random.getstate(),
     }
 

@@ -25,7 +25,7 @@ RunState = Literal["running", "saved", "finished", "failed"]
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by a file of this text: it is the old one or the new one, never half of one."""
+    """Replace `path` by a file of this text: a reader sees the old one or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -137,7 +137,7 @@ def open_run_folder(path: Path, *, resume: ResumeChoice, is_main: bool) -> RunFo
 
     Args:
         path: The run folder (`run_dir`).
-        resume: "auto" takes any folder, "never" refuses a used one, "must" one without a checkpoint.
+        resume: "auto" takes any folder, "never" refuses a used one, "must" one without checkpoint.
         is_main: Whether this is the process that writes.
 
     Raises:

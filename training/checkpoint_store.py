@@ -1,0 +1,253 @@
+"""What makes a checkpoint count, for both stages; what is in one is the stage's own business.
+
+A save writes into a temporary folder. Once every rank has written, the main process lists all files
+with sizes and digests in `marker.json`, flushes everything to disk, renames the folder to its final
+name and replaces `latest`. A folder without a marker that agrees with its files does not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.run_folder import write_atomically
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+MARKER = "marker.json"
+LATEST = "latest"
+
+_DIGEST_THREADS = 8  # hashlib lets go of the interpreter lock while it digests
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint.
+
+    Attributes:
+        step: Updates made when it was saved.
+        folder: Where its files are.
+        metadata: What the stage put into the marker.
+    """
+
+    step: int
+    folder: Path
+    metadata: dict[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of one run.
+
+    All ranks may hold one; the main process alone calls `begin`, `complete` and `newest_complete`.
+    The others write into `temporary_folder(step)`, which has the same name everywhere. The caller
+    puts a barrier after `begin` and another before `complete`.
+
+    Args:
+        folder: The run folder's `checkpoints`.
+        keep: Newest complete checkpoints kept.
+        milestone_every_steps: Checkpoints at multiples of this are kept for good; None keeps none.
+    """
+
+    def __init__(
+        self, folder: Path, *, keep: int = 2, milestone_every_steps: int | None = None
+    ) -> None:
+        """See the class."""
+        self.folder = folder
+        self.keep = max(1, keep)
+        self.milestone_every_steps = milestone_every_steps
+        self._damaged: set[str] = set()
+
+    def final_folder(self, step: int) -> Path:
+        """Where the checkpoint of this step lies once it is complete."""
+        return self.folder / f"step-{step:08d}"
+
+    def temporary_folder(self, step: int) -> Path:
+        """Where the ranks write the checkpoint of this step; the same on every rank."""
+        return self.folder / f"tmp-step-{step:08d}"
+
+    def begin(self, step: int) -> Path:
+        """Clear what a crashed save left behind and make this step's temporary folder.
+
+        Returns:
+            `temporary_folder(step)`, existing and empty.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in sorted(self.folder.glob("tmp-*")):
+            logger.warning("removing %s, left behind by an interrupted save", leftover)
+            shutil.rmtree(leftover)
+        temporary = self.temporary_folder(step)
+        temporary.mkdir()
+        return temporary
+
+    def complete(
+        self,
+        temporary: Path,
+        step: int,
+        metadata: dict[str, Any],
+        *,
+        expected_files: Iterable[str] = (),
+    ) -> Checkpoint:
+        """Make a checkpoint of the temporary folder, then drop those no longer kept.
+
+        Args:
+            temporary: The folder that `begin` gave, with every rank's files in it.
+            step: The step given to `begin`.
+            metadata: JSON-able facts the stage wants back; stored in the marker.
+            expected_files: Paths relative to the folder that must be there.
+
+        Raises:
+            RuntimeError: An expected file is missing; the folder stays temporary.
+        """
+        missing = [name for name in expected_files if not (temporary / name).is_file()]
+        if missing:
+            raise RuntimeError(
+                f"checkpoint of step {step} is incomplete: {', '.join(missing)} missing in "
+                f"{temporary}; is the run folder on a file system that all ranks share?"
+            )
+        _write_marker(temporary, step, metadata)
+        final = self.final_folder(step)
+        if final.exists():  # a damaged one that was passed over on resume
+            self._remove(final)
+        os.rename(temporary, final)
+        _flush(self.folder)
+        write_atomically(self.folder / LATEST, final.name + "\n")
+        _flush(self.folder)
+        self._damaged.discard(final.name)
+        self._drop_old(step)
+        return Checkpoint(step, final, metadata)
+
+    def newest_complete(self) -> Checkpoint | None:
+        """The newest checkpoint whose files are all there with the right sizes and digests.
+
+        Each newer one that is passed over is reported as a warning, with what is wrong with it.
+        """
+        for folder in sorted(self.folder.glob("step-*"), reverse=True):
+            try:
+                marker = verify_checkpoint(folder)
+            except DamagedCheckpoint as damage:
+                logger.warning("passing over checkpoint %s: %s", folder, damage)
+                self._damaged.add(folder.name)
+                continue
+            return Checkpoint(marker["step"], folder, marker["metadata"])
+        return None
+
+    def _drop_old(self, newest_step: int) -> None:
+        """Remove damaged folders up to the newest complete one, and complete ones beyond `keep`."""
+        folders = [f for f in sorted(self.folder.glob("step-*")) if _step_of(f) <= newest_step]
+        complete = [f for f in folders if f.name not in self._damaged and (f / MARKER).is_file()]
+        kept = set(complete[-self.keep :])
+        for folder in folders:
+            is_milestone = folder in complete and self._is_milestone(_step_of(folder))
+            if folder not in kept and not is_milestone:
+                self._remove(folder)
+
+    def _is_milestone(self, step: int) -> bool:
+        return bool(self.milestone_every_steps) and step % (self.milestone_every_steps or 1) == 0
+
+    def _remove(self, folder: Path) -> None:
+        # Renamed first: a removal cut short must not leave half a folder that looks like a checkpoint.
+        doomed = folder.with_name(f"tmp-removing-{folder.name}")
+        os.rename(folder, doomed)
+        shutil.rmtree(doomed)
+        self._damaged.discard(folder.name)
+
+
+class DamagedCheckpoint(Exception):
+    """A folder does not count as a checkpoint; the message says which file and why."""
+
+
+def verify_checkpoint(folder: Path) -> dict[str, Any]:
+    """Check a checkpoint folder against its marker: names, sizes, then digests.
+
+    Returns:
+        The marker.
+
+    Raises:
+        DamagedCheckpoint: Something is missing or differs.
+    """
+    marker = _read_marker(folder)
+    for name, facts in marker["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise DamagedCheckpoint(f"{name} is missing")
+        if path.stat().st_size != facts["bytes"]:
+            raise DamagedCheckpoint(
+                f"{name} has {path.stat().st_size} bytes instead of {facts['bytes']}"
+            )
+    for name, digest in _digests(folder, list(marker["files"])).items():
+        if digest != marker["files"][name]["sha256"]:
+            raise DamagedCheckpoint(f"{name} has changed since it was saved (its digest differs)")
+    return marker
+
+
+def _read_marker(folder: Path) -> dict[str, Any]:
+    try:
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        if marker["format_version"] != FORMAT_VERSION:
+            raise DamagedCheckpoint(
+                f"{MARKER} has format version {marker['format_version']}, "
+                f"this program reads {FORMAT_VERSION}"
+            )
+        if marker["step"] != _step_of(folder):
+            raise DamagedCheckpoint(f"{MARKER} is that of step {marker['step']}")
+        _ = marker["files"], marker["metadata"]
+    except FileNotFoundError:
+        raise DamagedCheckpoint(f"it has no {MARKER}, so its save did not end") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"{MARKER} cannot be read ({error!r})") from error
+    return marker
+
+
+def _write_marker(folder: Path, step: int, metadata: dict[str, Any]) -> None:
+    """Flush every file of the folder to disk, then write the list of them."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    for path in [*paths, *(p for p in folder.rglob("*") if p.is_dir())]:
+        _flush(path)
+    digests = _digests(folder, names)
+    files = {
+        name: {"bytes": path.stat().st_size, "sha256": digests[name]}
+        for name, path in zip(names, paths, strict=True)
+    }
+    marker = {
+        "format_version": FORMAT_VERSION,
+        "step": step,
+        "files": files,
+        "metadata": metadata,
+    }
+    write_atomically(folder / MARKER, json.dumps(marker, indent=1) + "\n")
+    _flush(folder)
+
+
+def _digests(folder: Path, names: list[str]) -> dict[str, str]:
+    with ThreadPoolExecutor(_DIGEST_THREADS) as pool:
+        return dict(zip(names, pool.map(lambda name: _digest(folder / name), names), strict=True))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _step_of(folder: Path) -> int:
+    """Step in a folder's name; -1 for a name that is not one of ours."""
+    number = folder.name.removeprefix("step-")
+    return int(number) if number.isdigit() else -1
+
+
+def _flush(path: Path) -> None:
+    """Make what was written to a file, or renamed in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
