@@ -348,8 +348,8 @@ class PretrainConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
         description=(
-            "Compute precision; auto means bf16 on a GPU and fp32 on CPU. Master weights and "
-            "accumulated gradients are fp32."
+            "Compute precision; auto means bf16 where the GPU or CPU multiplies it in hardware, else "
+            "fp32. Master weights and accumulated gradients are fp32."
         ),
     )
     deterministic: bool = Field(
@@ -433,7 +433,7 @@ class FinetuneConfig(Section):
         0, description="Seed of the new head, order, augmentation and choice of images."
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="Compute precision; auto means bf16 on a GPU and fp32 on CPU."
+        "auto", description="Compute precision; auto means bf16 where the hardware multiplies it."
     )
     deterministic: bool = Field(
         False,

@@ -12,7 +12,7 @@ def resolve_precision(requested: Literal["auto", "fp32", "bf16"], device_type: s
 
     "auto" is bf16 on a GPU and on a CPU that multiplies bf16 in hardware, else fp32: without the
     instructions bf16 is emulated and slower than fp32; with them a small ViT's step took less than
-    a third of the time (docs/benchmarks/cpu_precision.md).
+    a third of the time (docs/benchmarks/cpu_step.md).
     """
     if requested != "auto":
         return requested
