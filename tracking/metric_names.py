@@ -1,0 +1,35 @@
+"""The names of all metrics, so that runs of both stages can be compared in one chart."""
+
+TRAIN_LOSS = "train/loss"
+TRAIN_LR = "train/lr"
+TRAIN_GRAD_NORM = "train/grad_norm"
+TRAIN_EPOCH = "train/epoch"
+TRAIN_IMAGES_SEEN = "train/images_seen"
+TRAIN_BROKEN_IMAGES = "train/broken_images"
+
+IMAGES_PER_SECOND = "throughput/images_per_second"
+DATA_WAIT_FRACTION = "throughput/data_wait_fraction"
+MFU = "throughput/mfu"
+STEP_SECONDS = "throughput/step_seconds"
+
+VALIDATION_TOP1 = "validation/top1"
+VALIDATION_TOP5 = "validation/top5"
+VALIDATION_MEAN_PER_CLASS = "validation/mean_per_class"
+VALIDATION_LOSS = "validation/loss"
+
+TEST_TOP1 = "test/top1"
+TEST_TOP5 = "test/top5"
+TEST_MEAN_PER_CLASS = "test/mean_per_class"
+TEST_LOSS = "test/loss"
+
+CPU_PERCENT = "system/cpu_percent"
+MEMORY_GIB = "system/memory_gib"
+HOST_MEMORY_PERCENT = "system/host_memory_percent"
+GPU_MEMORY_GIB = "system/gpu_memory_gib"
+GPU_MEMORY_PEAK_GIB = "system/gpu_memory_peak_gib"
+GPU_UTILIZATION_PERCENT = "system/gpu_utilization_percent"
+
+
+def transfer_top1(task: str) -> str:
+    """Name of a finetuning result as it is shown on the page of the pretrained model."""
+    return f"transfer/{task}/top1"
