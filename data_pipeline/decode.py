@@ -1,0 +1,172 @@
+"""Bytes of an image file to RGB pixels, with one stated outcome for every kind of file.
+
+JPEG with one or three components and 8-bit grey or RGB PNG without transparency are decoded by
+torchvision; every other JPEG, PNG, WebP, GIF (first frame) and BMP by Pillow. Width and height are
+read from the header and checked before memory is allocated for pixels. docs/data_loading.md lists
+the outcomes.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torchvision.io import ImageReadMode, decode_jpeg, decode_png
+
+from data_pipeline.broken import BrokenImage
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_GREY, _PNG_RGB = 0, 2
+# Start-of-frame markers: all of 0xC0-0xCF but DHT (C4), JPG (C8) and DAC (CC).
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+
+Buffer = bytes | bytearray
+
+
+def decode_image(data: Buffer, *, max_pixels: int) -> torch.Tensor:
+    """Decode an image file to uint8 RGB, (3, height, width), upright by its EXIF orientation.
+
+    Grey is repeated over the channels, CMYK and palettes are converted, transparent pixels are laid
+    over white, 16-bit samples keep their high byte. A `bytearray` is decoded without a copy.
+
+    Raises:
+        BrokenImage: the format is unknown, the data is cut short or damaged, or the image has more
+            than `max_pixels` pixels.
+    """
+    try:
+        if data[:2] == b"\xff\xd8":
+            return _decode_jpeg(data, max_pixels)
+        if data[:8] == _PNG_SIGNATURE:
+            return _decode_png(data, max_pixels)
+        return _decode_with_pillow(data, max_pixels)
+    except BrokenImage:
+        raise
+    except (RuntimeError, OSError, ValueError, SyntaxError, struct.error, IndexError) as error:
+        # What the decoders raise for damaged files; MemoryError and interrupts go through.
+        raise BrokenImage(_first_line(error)) from error
+    except Image.DecompressionBombError as error:
+        raise BrokenImage(_first_line(error)) from error
+
+
+def _decode_jpeg(data: Buffer, max_pixels: int) -> torch.Tensor:
+    width, height, components = jpeg_header(data)
+    check_pixels(width, height, max_pixels)
+    if components == 4:  # CMYK, and Adobe's inverted CMYK
+        return _decode_with_pillow(data, max_pixels)
+    return decode_jpeg(_as_tensor(data), ImageReadMode.RGB, apply_exif_orientation=True)
+
+
+def _decode_png(data: Buffer, max_pixels: int) -> torch.Tensor:
+    width, height, bit_depth, colour = struct.unpack_from(">IIBB", data, 16)
+    check_pixels(width, height, max_pixels)
+    plain = bit_depth == 8 and colour in (_PNG_GREY, _PNG_RGB)
+    if not plain or _has_chunk_before_pixels(data, b"tRNS"):
+        return _decode_with_pillow(data, max_pixels)
+    return decode_png(_as_tensor(data), ImageReadMode.RGB, apply_exif_orientation=True)
+
+
+def _decode_with_pillow(data: Buffer, max_pixels: int) -> torch.Tensor:
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        # Pillow allocates the canvas when it opens a WebP file.
+        check_pixels(*webp_size(data), max_pixels)
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        check_pixels(image.width, image.height, max_pixels)
+        image.load()
+        pixels = np.array(_to_rgb(ImageOps.exif_transpose(image)))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips at 255
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def jpeg_header(data: Buffer) -> tuple[int, int, int]:
+    """Width, height and number of components from a JPEG file's frame header.
+
+    Raises:
+        BrokenImage: the file has no frame header.
+    """
+    place, end = 2, len(data)
+    while place + 9 < end:
+        if data[place] != 0xFF:
+            raise BrokenImage(f"no JPEG marker at byte {place}")
+        marker = data[place + 1]
+        if marker == 0xFF:  # fill byte
+            place += 1
+        elif marker in _WITHOUT_LENGTH:
+            place += 2
+        elif marker in _START_OF_FRAME:
+            height, width, components = struct.unpack_from(">HHB", data, place + 5)
+            return width, height, components
+        else:
+            place += 2 + (data[place + 2] << 8 | data[place + 3])
+    raise BrokenImage("the JPEG file ends before its frame header")
+
+
+def webp_size(data: Buffer) -> tuple[int, int]:
+    """Width and height from a WebP file's first chunk (lossy, lossless or extended)."""
+    kind = bytes(data[12:16])
+    if kind == b"VP8X":
+        return _uint(data, 24, 3) + 1, _uint(data, 27, 3) + 1
+    if kind == b"VP8L":
+        bits = _uint(data, 21, 4)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return _uint(data, 26, 2) & 0x3FFF, _uint(data, 28, 2) & 0x3FFF
+
+
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Refuse sizes that no image of the dataset should have.
+
+    Raises:
+        BrokenImage: no pixels, or more than `max_pixels`.
+    """
+    if width < 1 or height < 1:
+        raise BrokenImage(f"the header says {width} x {height} pixels")
+    if width * height > max_pixels:
+        raise BrokenImage(
+            f"{width} x {height} pixels are more than loader.max_image_pixels = {max_pixels}"
+        )
+
+
+def _has_chunk_before_pixels(data: Buffer, wanted: Literal[b"tRNS"]) -> bool:
+    place = 8
+    while place + 8 <= len(data):
+        kind = data[place + 4 : place + 8]
+        if kind == wanted:
+            return True
+        if kind == b"IDAT":
+            return False
+        place += 12 + _big_endian(data, place)
+    return False
+
+
+def _big_endian(data: Buffer, place: int) -> int:
+    return int.from_bytes(data[place : place + 4], "big")
+
+
+def _uint(data: Buffer, place: int, num_bytes: int) -> int:
+    return int.from_bytes(data[place : place + num_bytes], "little")
+
+
+def _as_tensor(data: Buffer) -> torch.Tensor:
+    # torch warns about memory that it must not write to.
+    return torch.frombuffer(
+        data if isinstance(data, bytearray) else bytearray(data), dtype=torch.uint8
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
