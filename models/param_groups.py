@@ -16,7 +16,8 @@ def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str,
     Returns:
         Two groups with "name" ("decay", "no_decay"), "params" and "weight_decay", in model order.
     """
-    decay, no_decay = [], []
+    decay: list[nn.Parameter] = []
+    no_decay: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue

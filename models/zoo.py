@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from timm.layers import set_fused_attn
@@ -68,7 +68,8 @@ class Architecture:
         """The architecture that the options ask for; explicit widths win over the size's row."""
         size = SIZES[config.size]
         width = config.width or size.width
-        mlp_dim = config.mlp_dim or (4 * config.width if config.width else size.mlp_dim)
+        is_tables_width = width == size.width
+        mlp_dim = config.mlp_dim or (size.mlp_dim if is_tables_width else 4 * width)
         return cls(
             depth=config.depth or size.depth,
             width=width,
@@ -90,7 +91,7 @@ class Architecture:
         """Tokens that attend to each other: patches and the class token."""
         return self.grid[0] * self.grid[1] + int(self.class_token)
 
-    def timm_arguments(self) -> dict[str, object]:
+    def timm_arguments(self) -> dict[str, Any]:
         """Keyword arguments that make timm's VisionTransformer this architecture."""
         return {
             "img_size": self.image_px,
@@ -147,6 +148,7 @@ def build_model(
 
 def reset_head(model: VisionTransformer, bias: float = 0.0) -> None:
     """Set the head's weight to zero and its bias to `bias`."""
+    assert isinstance(model.head, torch.nn.Linear), "a model with classes has a linear head"
     torch.nn.init.zeros_(model.head.weight)
     torch.nn.init.constant_(model.head.bias, bias)
 

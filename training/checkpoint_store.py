@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.run_folder import write_atomically
+from configs.durable_files import flush_to_disk, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -118,9 +118,9 @@ class CheckpointStore:
         if final.exists():  # a damaged one that was passed over on resume
             self._remove(final)
         os.rename(temporary, final)
-        _flush(self.folder)
+        flush_to_disk(self.folder)
         write_atomically(self.folder / LATEST, final.name + "\n")
-        _flush(self.folder)
+        flush_to_disk(self.folder)
         self._damaged.discard(final.name)
         self._drop_old(step)
         return Checkpoint(step, final, metadata)
@@ -154,7 +154,7 @@ class CheckpointStore:
         return bool(self.milestone_every_steps) and step % (self.milestone_every_steps or 1) == 0
 
     def _remove(self, folder: Path) -> None:
-        # Renamed first: a removal cut short must not leave half a folder that looks like a checkpoint.
+        # Renamed first: a removal cut short must not leave half a folder under a checkpoint's name.
         doomed = folder.with_name(f"tmp-removing-{folder.name}")
         os.rename(folder, doomed)
         shutil.rmtree(doomed)
@@ -212,7 +212,7 @@ def _write_marker(folder: Path, step: int, metadata: dict[str, Any]) -> None:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in paths]
     for path in [*paths, *(p for p in folder.rglob("*") if p.is_dir())]:
-        _flush(path)
+        flush_to_disk(path)
     digests = _digests(folder, names)
     files = {
         name: {"bytes": path.stat().st_size, "sha256": digests[name]}
@@ -225,7 +225,7 @@ def _write_marker(folder: Path, step: int, metadata: dict[str, Any]) -> None:
         "metadata": metadata,
     }
     write_atomically(folder / MARKER, json.dumps(marker, indent=1) + "\n")
-    _flush(folder)
+    flush_to_disk(folder)
 
 
 def _digests(folder: Path, names: list[str]) -> dict[str, str]:
@@ -242,12 +242,3 @@ def _step_of(folder: Path) -> int:
     """Step in a folder's name; -1 for a name that is not one of ours."""
     number = folder.name.removeprefix("step-")
     return int(number) if number.isdigit() else -1
-
-
-def _flush(path: Path) -> None:
-    """Make what was written to a file, or renamed in a folder, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -71,7 +71,7 @@ class _Sentence(logging.Formatter):
     def __init__(self, time_format: str) -> None:
         super().__init__("%(asctime)s %(message)s", time_format)
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+    def formatMessage(self, record: logging.LogRecord) -> str:
         if record.levelno > logging.INFO:
             record.message = f"{record.levelname.lower()}: {record.message}"
         return super().formatMessage(record)

@@ -18,20 +18,11 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from configs.durable_files import write_atomically
 from configs.errors import RefusedInput
 from configs.schema import ResumeChoice
 
 RunState = Literal["running", "saved", "finished", "failed"]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by a file of this text: a reader sees the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 @dataclass(frozen=True)
