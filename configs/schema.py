@@ -348,7 +348,7 @@ class PretrainConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
         description=(
-            "Compute precision; auto means bf16 where the GPU or CPU multiplies it in hardware, else "
+            "Compute precision; auto means bf16 where the hardware multiplies it, else "
             "fp32. Master weights and accumulated gradients are fp32."
         ),
     )
