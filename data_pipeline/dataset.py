@@ -75,6 +75,11 @@ class ShardedDataset:
         return len(self.manifest.classes)
 
     @property
+    def num_shards(self) -> int:
+        """Number of shards of the dataset, also those that a selection has emptied."""
+        return len(self.manifest.shards)
+
+    @property
     def num_images(self) -> int:
         """Number of images of the selection."""
         return int(self._table.num_rows)
@@ -161,7 +166,7 @@ class ShardedDataset:
         )
 
     def _column(self, name: str) -> np.ndarray:
-        return self._table[name].to_numpy()
+        return column_values(self._table, name)
 
 
 def open_dataset(folder: Path | str) -> ShardedDataset:
@@ -203,7 +208,9 @@ def read_index(folder: Path) -> pa.Table:
     if not path.is_file():
         raise RefusedInput(f"{path} is missing; build the dataset anew")
     try:
-        table = pq.read_table(path)
+        # Not read_table: it imports pyarrow.dataset, and with it pandas, for half a second.
+        with pq.ParquetFile(path) as file:
+            table = file.read()
     except (OSError, pa.ArrowException) as error:
         raise RefusedInput(f"{path} cannot be read ({error}); build the dataset anew") from error
     if not table.schema.equals(INDEX_SCHEMA):
@@ -212,6 +219,12 @@ def read_index(folder: Path) -> pa.Table:
             "build the dataset anew"
         )
     return table.combine_chunks()
+
+
+def column_values(table: pa.Table, name: str) -> np.ndarray:
+    """A numeric column without nulls as a numpy array."""
+    # ChunkedArray.to_numpy would import pandas, for half a second.
+    return table[name].combine_chunks().to_numpy()
 
 
 def index_digest(table: pa.Table) -> str:
@@ -225,7 +238,7 @@ def index_digest(table: pa.Table) -> str:
                 strings = column.slice(start, _STRINGS_HASHED_AT_ONCE).to_pylist()
                 digest.update("".join(f"{string}\0" for string in strings).encode())
         else:
-            values = column.to_numpy()
+            values = column_values(table, field.name)
             digest.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
     return digest.hexdigest()
 
@@ -255,7 +268,7 @@ def disagreements(manifest: Manifest, table: pa.Table) -> list[str]:
 
 def _bad_columns(manifest: Manifest, table: pa.Table) -> list[str]:
     found = []
-    shard, label = table["shard"].to_numpy(), table["label"].to_numpy()
+    shard, label = column_values(table, "shard"), column_values(table, "label")
     num_shards, num_classes = len(manifest.shards), len(manifest.classes)
     if shard.min() < 0 or shard.max() >= num_shards:
         return [f"index.parquet names shard {shard.max()}, manifest.json lists {num_shards} shards"]
@@ -271,7 +284,7 @@ def _bad_columns(manifest: Manifest, table: pa.Table) -> list[str]:
             f"index.parquet has labels {label.min()}..{label.max()}, "
             f"manifest.json {num_classes} classes"
         )
-    offset, size = table["offset"].to_numpy(), table["size"].to_numpy()
+    offset, size = column_values(table, "offset"), column_values(table, "size")
     same_shard = shard[1:] == shard[:-1]
     overlapping = same_shard & (offset[1:] < offset[:-1] + size[:-1])
     if np.any(shard[1:] < shard[:-1]) or np.any(overlapping) or offset.min() < 0 or size.min() < 0:
