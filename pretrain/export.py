@@ -1,0 +1,81 @@
+"""The end of a run: its weights in fp32, and what it came to."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from deepspeed.utils import safe_get_full_fp32_param
+
+from data_pipeline.augment import MEAN, STD
+from models.weights import WeightsCard, save_weights, weights_sha256
+from pretrain.agreement import on_main
+from pretrain.state import Training
+from tracking.provenance import git_state
+
+logger = logging.getLogger(__name__)
+
+
+def export(training: Training) -> None:
+    """Write export/ and result.json, register the weights, finish the run; a collective."""
+    weights = full_weights(training)
+    on_main(lambda: _write(training, weights))
+
+
+def full_weights(training: Training) -> dict[str, torch.Tensor]:
+    """The fp32 master weights by name, on the CPU of rank 0 (empty elsewhere); a collective.
+
+    Under ZeRO they lie in parts on the ranks, and under bf16 the module holds rounded copies.
+    """
+    is_main = training.plan.ranks.is_main
+    weights = {}
+    for name, parameter in training.engine.module.named_parameters():
+        master = safe_get_full_fp32_param(parameter)
+        if master is None:  # stage 0: the module's own parameters are the fp32 weights
+            master = parameter.detach()
+        if is_main:
+            weights[name] = master.to("cpu", torch.float32, copy=True)
+    return weights
+
+
+def _write(training: Training, weights: dict[str, torch.Tensor]) -> None:
+    plan, config = training.plan, training.plan.config
+    digest = weights_sha256(weights)
+    card = WeightsCard(
+        architecture=training.architecture,
+        mean=MEAN,
+        std=STD,
+        classes=plan.train.classes,
+        data_digest=plan.train.digest,
+        commit=git_state()[0],
+        extra={"steps": training.step, "weights_sha256": digest},
+    )
+    save_weights(training.folder.export, weights, card)
+    training.folder.write_result(
+        {
+            "steps": training.step,
+            "images_seen": training.position,
+            "epochs": training.position / plan.train.num_images,
+            "metrics": training.validation,
+            "weights_sha256": digest,
+            "resumed_from_steps": training.resumed_from_steps,
+            "seconds": round(training.seconds(), 1),
+            "seed": config.seed,
+            "world_size": plan.ranks.world_size,
+            "data_digest": plan.train.digest,
+            "broken_images": len(training.broken),
+            "mlflow_run_id": training.tracked.run_id,
+        }
+    )
+    training.tracked.log_artifact(training.folder.path / "result.json")
+    training.tracked.log_weights(
+        training.folder.export,
+        register_as=config.tracking.register_as,
+        metrics=training.validation,
+    )
+    training.folder.write_status("finished", training.step)
+    logger.info(
+        "finished: weights in %s, results in %s/result.json",
+        training.folder.export,
+        training.folder.path,
+    )

@@ -1,0 +1,179 @@
+"""What a run is going to do, worked out and checked before torch is imported.
+
+Everything a user can get wrong between a config, its data and the number of ranks is refused here,
+on every rank alike, within a second or two.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configs.batch_split import split_batch
+from configs.errors import RefusedInput
+from configs.schema import PretrainConfig
+from training.schedule import fit_warmup, learning_rate
+
+if TYPE_CHECKING:
+    from data_pipeline.index import ShardedDataset
+    from data_pipeline.order import SampleOrder
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where this process stands among its fellows."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the run folder and talks to people."""
+        return self.rank == 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A config together with all that follows from it, its data and the number of ranks.
+
+    Attributes:
+        config: What the user asked for.
+        ranks: This process among all.
+        run_dir: Folder of everything the run writes.
+        train: Training images.
+        validation: Validation images, or None.
+        order: Which training image stands at which position.
+        num_classes: Outputs of the head.
+        micro_images: Images of one forward pass of one rank.
+        accumulation_steps: Forward passes of one step.
+        total_steps: Steps of the whole run.
+        warmup_steps: Steps of the warmup, below total_steps.
+        notices: Sentences the user should read at the start.
+    """
+
+    config: PretrainConfig
+    ranks: Ranks
+    run_dir: Path
+    train: ShardedDataset
+    validation: ShardedDataset | None
+    order: SampleOrder
+    num_classes: int
+    micro_images: int
+    accumulation_steps: int
+    total_steps: int
+    warmup_steps: int
+    notices: tuple[str, ...]
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of the update that follows `step` updates."""
+        return learning_rate(
+            step,
+            kind=self.config.schedule.kind,
+            peak=self.config.optim.lr,
+            total_steps=self.total_steps,
+            warmup_steps=self.warmup_steps,
+        )
+
+    def is_due(self, every_steps: int, step: int) -> bool:
+        """Whether something done every so many steps is done after `step`; the last step always."""
+        return step % every_steps == 0 or step == self.total_steps
+
+
+def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = None) -> Plan:
+    """Work out a run from its config, its data and the number of ranks.
+
+    Raises:
+        RefusedInput: They do not fit together; the message names keys and values.
+    """
+    from data_pipeline.index import open_dataset
+    from data_pipeline.order import SampleOrder
+    from tracking.run import check_settings
+
+    check_settings(config.tracking)
+    _check_sizes(config)
+
+    if config.data.train is None:
+        raise RefusedInput(
+            "data.train is not set: give the folder of training shards with --data.train DIR "
+            "(python -m data_pipeline.build makes one)"
+        )
+    micro_images, accumulation_steps = split_batch(config.batch, ranks.world_size)
+    train = open_dataset(config.data.train)
+    validation = open_dataset(config.data.val) if config.data.val else None
+    num_classes = _agreed_classes(config, train, validation)
+    total_steps = _total_steps(config, train.num_images)
+    warmup_steps, notice = fit_warmup(config.schedule.warmup_steps, total_steps)
+    return Plan(
+        config=config,
+        ranks=ranks,
+        run_dir=_run_dir(config, config_file),
+        train=train,
+        validation=validation,
+        order=SampleOrder(train, num_streams=config.data.streams, seed=config.seed),
+        num_classes=num_classes,
+        micro_images=micro_images,
+        accumulation_steps=accumulation_steps,
+        total_steps=total_steps,
+        warmup_steps=warmup_steps,
+        notices=(notice,) if notice else (),
+    )
+
+
+def _run_dir(config: PretrainConfig, config_file: Path | None) -> Path:
+    if config.run_dir is not None:
+        return config.run_dir
+    if config_file is None:
+        raise RefusedInput("run_dir is not set and no --config names the run: give --run-dir DIR")
+    return Path("runs") / config_file.stem
+
+
+def _check_sizes(config: PretrainConfig) -> None:
+    image_px = config.model.image_px
+    sizes = {
+        "data.eval_resize_px": config.data.eval_resize_px,
+        "augment.resize_px": config.augment.resize_px,
+    }
+    for name, value in sizes.items():
+        if value is not None and value < image_px:
+            raise RefusedInput(
+                f"{name} = {value} is below model.image_px = {image_px}; give at least {image_px}"
+            )
+
+
+def _agreed_classes(
+    config: PretrainConfig, train: ShardedDataset, validation: ShardedDataset | None
+) -> int:
+    wanted = config.model.num_classes
+    if wanted is not None and wanted != train.num_classes:
+        raise RefusedInput(
+            f"model.num_classes = {wanted}, but {train.folder} has {train.num_classes} classes; "
+            "leave model.num_classes out or correct data.train"
+        )
+    if validation is not None and validation.classes != train.classes:
+        raise RefusedInput(
+            f"data.val = {validation.folder} does not have the classes of data.train = "
+            f"{train.folder}: {_first_difference(train.classes, validation.classes)}"
+        )
+    return train.num_classes
+
+
+def _first_difference(train: tuple[str, ...], validation: tuple[str, ...]) -> str:
+    if len(train) != len(validation):
+        return f"{len(validation)} classes instead of {len(train)}"
+    number = next(i for i, (a, b) in enumerate(zip(train, validation, strict=True)) if a != b)
+    return f"class {number} is {validation[number]!r} instead of {train[number]!r}"
+
+
+def _total_steps(config: PretrainConfig, num_images: int) -> int:
+    schedule = config.schedule
+    if schedule.total_steps is not None:
+        return schedule.total_steps
+    if schedule.epochs is None:
+        raise RefusedInput(
+            "the length of the run is not set: give --schedule.total-steps N or --schedule.epochs E"
+        )
+    return max(1, math.ceil(schedule.epochs * num_images / config.batch.global_images))

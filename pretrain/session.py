@@ -1,0 +1,92 @@
+"""Opening a run and leaving it, whatever the reason: folder, lock, status, journal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch.distributed as dist
+
+from configs.load import to_yaml
+from pretrain.agreement import on_main
+from pretrain.checkpoint import load_newest_checkpoint
+from pretrain.plan import Plan
+from pretrain.process import choose_precision, set_up_process
+from pretrain.state import Training, build_training
+from tracking.provenance import command_line, environment_record
+from training.console import setup_logging
+from training.preemption import stop_requested
+from training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def open_training(plan: Plan) -> Iterator[Training]:
+    """A run ready for its next step: built, or resumed from its newest checkpoint; a collective.
+
+    On leaving, the run folder's status says how: finished (the loop wrote it), saved, or failed.
+
+    Raises:
+        RefusedInput: The folder is in use, or its checkpoint is that of another run.
+    """
+    setup_logging(plan.run_dir, plan.ranks.is_main)
+    device = set_up_process(plan)
+    precision = choose_precision(plan, device)
+    folder = RunFolder(plan.run_dir, plan.ranks.is_main)
+    with ExitStack() as stack:
+        on_main(lambda: stack.enter_context(folder.lock()))
+        training = build_training(plan, folder, device, precision)
+        load_newest_checkpoint(training)
+        try:
+            _begin(training)
+            yield training
+            _leave(training)
+        except BaseException as error:
+            _fail(training, error)
+            raise
+    # Rank 0 has flushed its journal by now; where one rank's end ends the others, nothing is lost.
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _begin(training: Training) -> None:
+    plan, folder = training.plan, training.folder
+    if plan.ranks.is_main:
+        folder.write_start_files(to_yaml(plan.config), command_line(), environment_record())
+    folder.write_status("running", training.step)
+    training.begin()
+    for dataset, context in ((plan.train, "train"), (plan.validation, "validation")):
+        if dataset is not None and not training.resumed_from_steps:
+            training.tracked.log_dataset(dataset.manifest.name, dataset.digest, context)
+    for notice in plan.notices:
+        logger.warning("%s", notice)
+    logger.info(
+        "%d steps of %d images (%d ranks x %d micro steps x %d) on %s in %s, ZeRO %d; %s images",
+        plan.total_steps,
+        plan.config.batch.global_images,
+        plan.ranks.world_size,
+        plan.accumulation_steps,
+        plan.micro_images,
+        training.device,
+        training.precision,
+        plan.config.zero.stage,
+        f"{plan.train.num_images:,}",
+    )
+
+
+def _leave(training: Training) -> None:
+    if training.step >= training.plan.total_steps:
+        training.end("FINISHED")
+        return
+    reason = stop_requested() or "another rank was asked to"
+    logger.info("stopped at step %d (%s); start again to go on", training.step, reason)
+    training.folder.write_status("saved", training.step, reason=reason)
+    training.end("KILLED")
+
+
+def _fail(training: Training, error: BaseException) -> None:
+    logger.error("failed at step %d: %s: %s", training.step, type(error).__name__, error)
+    training.folder.write_status("failed", training.step, reason=f"{type(error).__name__}: {error}")
+    training.end("FAILED")

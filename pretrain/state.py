@@ -1,0 +1,185 @@
+"""The state of a training run, and how it is built: model, optimizer, engine, data, tracked run."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import deepspeed
+import torch
+
+from configs.deepspeed_options import deepspeed_options
+from configs.load import flatten
+from data_pipeline.augment import TrainTransform
+from data_pipeline.broken import BrokenRecord
+from data_pipeline.loader import TrainLoader
+from models.flops import forward_flops_per_image
+from models.param_groups import weight_decay_groups
+from models.zoo import Architecture, build_model, choose_attention
+from pretrain.plan import Plan
+from pretrain.stop_vote import StopVote
+from tracking.run import Status, TrackedRun, start_run
+from training.checkpoint_store import CheckpointStore
+from training.console import ProgressLine
+from training.precision import Precision
+from training.processes import default_threads
+from training.run_folder import RunFolder
+from training.throughput import ThroughputMeter
+
+
+@dataclass
+class Training:
+    """A run in progress.
+
+    Attributes:
+        plan: What is to be done.
+        folder: The run folder.
+        store: Its checkpoints.
+        device: Where this rank computes.
+        precision: Of forward and backward passes.
+        architecture: Of the model.
+        engine: DeepSpeed's, around model and optimizer.
+        meter: Throughput since the last log line.
+        stop_vote: How the ranks agree to stop.
+        step: Updates made.
+        position: Global position of the next batch's first image.
+        losses: This rank's loss of each step since the last log line, on the device.
+        gradient_norm: Of the last update, over all ranks, before clipping.
+        validation: Metrics of the last evaluation, by name.
+        broken: Unreadable training images that all ranks together know of, by row.
+        resumed_from_steps: Steps at which earlier processes handed over, in order.
+        seconds_before: Time the processes before this one trained.
+        tracked: Journal and MLflow run; from `begin` on.
+        loader: Training batches from `position` on; from `begin` on.
+        progress: Lines and bar on the console; from `begin` on.
+    """
+
+    plan: Plan
+    folder: RunFolder
+    store: CheckpointStore
+    device: torch.device
+    precision: Precision
+    architecture: Architecture
+    engine: Any
+    meter: ThroughputMeter
+    stop_vote: StopVote
+    step: int = 0
+    position: int = 0
+    losses: list[torch.Tensor] = field(default_factory=list)
+    gradient_norm: torch.Tensor | float = 0.0
+    validation: dict[str, float] = field(default_factory=dict)
+    broken: dict[int, BrokenRecord] = field(default_factory=dict)
+    resumed_from_steps: list[int] = field(default_factory=list)
+    seconds_before: float = 0.0
+    tracked: TrackedRun = field(init=False)
+    loader: TrainLoader = field(init=False)
+    progress: ProgressLine = field(init=False)
+    _started: float = field(default_factory=time.monotonic)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model's input and its weights on the device."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def seconds(self) -> float:
+        """Time spent on this run so far, by this process and those before it."""
+        return self.seconds_before + time.monotonic() - self._started
+
+    def begin(self) -> None:
+        """Open the journal, start reading at `position`, and let the console begin at `step`."""
+        plan, config = self.plan, self.plan.config
+        self.tracked = start_run(
+            plan.run_dir,
+            config.tracking,
+            stage="pretrain",
+            params=flatten(config),
+            tags={},
+            is_main=plan.ranks.is_main,
+        )
+        self.loader = TrainLoader(
+            plan.train,
+            plan.order,
+            transform=TrainTransform(config.augment, self.architecture.image_px, config.seed),
+            batch_images=plan.micro_images,
+            rank=plan.ranks.rank,
+            world_size=plan.ranks.world_size,
+            position=self.position,
+            loader=config.loader,
+            threads=config.loader.threads or default_threads(plan.ranks.local_world_size),
+            max_broken_fraction=config.data.max_broken_fraction,
+            quarantine=list(self.broken.values()),
+        )
+        self.progress = ProgressLine(plan.total_steps, self.step)
+
+    def end(self, status: Status) -> None:
+        """End the reading threads, take the bar away, and send the rest of the journal."""
+        if hasattr(self, "loader"):
+            self.loader.close()
+        if hasattr(self, "progress"):
+            self.progress.close()
+        if hasattr(self, "tracked"):
+            self.tracked.close(status)
+
+
+def build_training(
+    plan: Plan, folder: RunFolder, device: torch.device, precision: Precision
+) -> Training:
+    """Build a run at step 0: random weights, nothing read yet.
+
+    A collective: DeepSpeed gives every rank the weights of rank 0, or its part of them.
+    """
+    config = plan.config
+    choose_attention(device.type)
+    architecture = Architecture.from_config(config.model, plan.num_classes)
+    peak = config.logging.peak_tflops
+    return Training(
+        plan=plan,
+        folder=folder,
+        store=CheckpointStore(
+            folder.checkpoints,
+            keep=config.checkpoint.keep,
+            milestone_every_steps=config.checkpoint.milestone_every_steps,
+        ),
+        device=device,
+        precision=precision,
+        architecture=architecture,
+        engine=build_engine(plan, architecture, precision),
+        meter=ThroughputMeter(
+            config.batch.global_images,
+            forward_flops_per_image(architecture),
+            peak * 1e12 if peak else None,
+            plan.ranks.world_size,
+        ),
+        stop_vote=StopVote(device, plan.ranks.world_size),
+    )
+
+
+def build_engine(plan: Plan, architecture: Architecture, precision: Precision) -> Any:
+    """Model and AdamW inside a DeepSpeed engine; the learning rate is set by each step."""
+    config = plan.config
+    # deepspeed.zero.Init around timm's constructor would spoil its initialisation without a word.
+    model = build_model(
+        architecture,
+        dropout=config.model.dropout,
+        stochastic_depth=config.model.stochastic_depth,
+        head_bias=config.model.head_bias,
+        seed=config.seed,
+    )
+    optimizer = torch.optim.AdamW(
+        weight_decay_groups(model, config.optim.weight_decay),
+        lr=config.optim.lr,
+        betas=(config.optim.beta1, config.optim.beta2),
+        eps=config.optim.eps,
+        fused=True,
+    )
+    options = deepspeed_options(
+        config,
+        micro_images=plan.micro_images,
+        accumulation_steps=plan.accumulation_steps,
+        precision=precision,
+    )
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, config=options, dist_init_required=False
+    )
+    return engine

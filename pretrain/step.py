@@ -1,0 +1,106 @@
+"""One optimizer step: forward and backward over the micro batches, then the update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from data_pipeline.augment import normalise
+from pretrain.failures import TrainingStopped
+from pretrain.state import Training
+from training.losses import sigmoid_cross_entropy, soft_targets, softmax_cross_entropy
+
+_LOSSES = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}
+
+
+def train_step(training: Training) -> None:
+    """Make one update of the weights from the next global batch.
+
+    Raises:
+        TrainingStopped: The loss or the gradient is not finite: on all ranks together, before the
+            weights change.
+    """
+    plan, engine = training.plan, training.engine
+    for group in engine.optimizer.param_groups:
+        group["lr"] = plan.learning_rate(training.step)
+    losses = []
+    for micro_step in range(plan.accumulation_steps):
+        batch = next(training.loader)
+        training.meter.record_wait(batch.wait_seconds)
+        loss = _loss(training, *batch.to(training.device))
+        engine.backward(_poisoned(loss))
+        losses.append(loss.detach())
+        if micro_step + 1 < plan.accumulation_steps:
+            engine.step()  # only counts the micro batch
+    norm = _update(engine)
+    if norm is None:
+        raise TrainingStopped(_what_is_not_finite(training, torch.stack(losses)))
+    training.gradient_norm = norm
+    training.losses.append(torch.stack(losses).mean())
+    training.step += 1
+    training.position += plan.config.batch.global_images
+    training.meter.step_done()
+
+
+def _loss(training: Training, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean loss of a micro batch: images uint8 (batch, 3, H, W), labels int64 (batch,)."""
+    config = training.plan.config.loss
+    logits = training.engine(normalise(images, dtype=training.dtype))
+    targets = soft_targets(labels, training.plan.num_classes, config.label_smoothing)
+    return _LOSSES[config.kind](logits, targets)
+
+
+def _poisoned(loss: torch.Tensor) -> torch.Tensor:
+    """The loss times 1, or times NaN if it is not finite.
+
+    So a bad loss on one rank makes the summed gradient NaN on all of them, and the one check of the
+    gradient's norm, which comes before the update, catches both without a collective of its own.
+    """
+    return loss * (1.0 + 0.0 * loss.detach())
+
+
+def _update(engine: Any) -> torch.Tensor | float | None:
+    """Change the weights by the accumulated gradient.
+
+    Returns:
+        The gradient's norm before clipping, over all ranks; None if it was not finite, and then
+        the weights and the optimizer's state are as before.
+    """
+    if engine.zero_optimization_stage() == 0:
+        # Here DeepSpeed hands the gradient to plain AdamW unseen: look at it first.
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            return None
+        engine.step()
+        return norm
+    engine.step()
+    return engine.get_global_grad_norm() if engine.was_step_applied() else None
+
+
+def _what_is_not_finite(training: Training, losses: torch.Tensor) -> str:
+    """Say where it happened: losses (accumulation steps,) of this rank; a collective."""
+    plan, first = training.plan, training.position
+    size = plan.config.batch.global_images
+    by_rank = [torch.empty_like(losses) for _ in range(plan.ranks.world_size)]
+    dist.all_gather(by_rank, losses)
+    bad = [
+        f"rank {rank}, positions {first + micro_step * size // plan.accumulation_steps + rank} "
+        f"and every {plan.ranks.world_size}th of the next {plan.micro_images}"
+        for rank, values in enumerate(by_rank)
+        for micro_step in torch.nonzero(~torch.isfinite(values)).flatten().tolist()
+    ]
+    cause = (
+        f"the loss is not finite on {'; on '.join(bad)}"
+        if bad
+        else ("the gradient's norm is not finite, though the loss is")
+    )
+    return (
+        f"step {training.step} (positions {first} to {first + size - 1}): {cause}. The weights "
+        "were not changed and the checkpoints are good. Lower optim.lr, set optim.clip_norm, or "
+        f"look at the images: python -m data_pipeline.order {plan.train.folder} "
+        f"--seed {plan.config.seed} --streams {plan.config.data.streams} --start {first} "
+        f"--count {size}"
+    )
