@@ -30,6 +30,8 @@ PARAMS_PER_CALL = 100
 MAX_PARAM_CHARACTERS = 6000
 MAX_TAG_CHARACTERS = 5000
 MAX_DIGEST_CHARACTERS = 36
+MAX_NAME_CHARACTERS = 250
+_NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 
 
 @dataclass
@@ -47,6 +49,11 @@ class Target:
         return self.record.run_id
 
 
+def clean_name(name: str) -> str:
+    """The name of a metric, param or tag with what MLflow refuses in it replaced."""
+    return _NOT_IN_NAMES.sub("_", name)[:MAX_NAME_CHARACTERS]
+
+
 def clip(value: object, limit: int) -> str:
     """The value as text that MLflow accepts, its end cut off with an ellipsis if it is too long."""
     text = str(value)
@@ -61,8 +68,6 @@ def _chunks(values: dict[str, Any]) -> Iterator[list[tuple[str, Any]]]:
 
 def _create(target: Target, event: Event) -> None:
     """Find or make the experiment and the run, with its params and tags."""
-    from mlflow.entities import Param
-
     client, record = target.client, target.record
     record.experiment_id = _experiment(target, event["experiment"])
     found = client.search_runs([record.experiment_id], f"tags.`{KEY_TAG}` = '{event['id']}'")
@@ -75,11 +80,17 @@ def _create(target: Target, event: Event) -> None:
             tags={KEY_TAG: event["id"]},
             run_name=event["run_name"],
         )
-    for chunk in _chunks(event["params"]):
-        params = [Param(key, clip(value, MAX_PARAM_CHARACTERS)) for key, value in chunk]
-        client.log_batch(run.info.run_id, params=params)
     record.run_id = run.info.run_id
+    _log_params(target, event["params"])
     _set_tags(target, event)
+
+
+def _log_params(target: Target, values: dict[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    for chunk in _chunks(values):
+        params = [Param(clean_name(key), clip(value, MAX_PARAM_CHARACTERS)) for key, value in chunk]
+        target.client.log_batch(target.run_id, params=params)
 
 
 def _experiment(target: Target, name: str) -> str:
@@ -107,7 +118,7 @@ def _set_tags(target: Target, event: Event) -> None:
     from mlflow.entities import RunTag
 
     for chunk in _chunks(event["tags"]):
-        tags = [RunTag(key, clip(value, MAX_TAG_CHARACTERS)) for key, value in chunk]
+        tags = [RunTag(clean_name(key), clip(value, MAX_TAG_CHARACTERS)) for key, value in chunk]
         target.client.log_batch(target.run_id, tags=tags)
 
 
@@ -146,7 +157,8 @@ def _log_weights(target: Target, event: Event) -> None:
             client.log_model_artifacts(model.model_id, str(folder))
         client.finalize_logged_model(model.model_id, "READY")
     for name, (value, time, step) in event["metrics"].items():
-        client.log_metric(target.run_id, name, float(value), time, step, model_id=model.model_id)
+        key = clean_name(name)
+        client.log_metric(target.run_id, key, float(value), time, step, model_id=model.model_id)
     if event["register_as"]:
         _register(target, event["register_as"], model.model_id)
     record.model_id = model.model_id
@@ -215,8 +227,8 @@ def _link_transfer(target: Target, event: Event) -> None:
                 raise
             logger.warning("the pretrained model %s is not in this MLflow: not linked", model_id)
             model_id = None
-    name = metric_names.transfer_top1(event["task"])
-    client.log_metric(target.run_id, name, event["top1"], event["time"], 0, model_id=model_id)
+    name, top1 = metric_names.transfer_top1(event["task"]), float(event["top1"])
+    client.log_metric(target.run_id, name, top1, event["time"], 0, model_id=model_id)
 
 
 def _close(target: Target, event: Event) -> None:

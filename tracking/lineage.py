@@ -37,8 +37,8 @@ def resolve_weights(reference: str, uri: str | None = None) -> ResolvedWeights:
 
     Args:
         reference: runs:/ID, models:/NAME@ALIAS, models:/NAME/VERSION, models:/m-ID (downloaded once
-            into mlruns/weights/), a run folder (its own files, with the ids it was tracked under),
-            or anything else, which is given back unchanged.
+            into mlruns/weights/), a run folder or its exported weights (with the ids it was tracked
+            under), or anything else, which is given back unchanged.
         uri: The MLflow store; None means MLFLOW_TRACKING_URI, else the repository's own.
 
     Raises:
@@ -47,12 +47,15 @@ def resolve_weights(reference: str, uri: str | None = None) -> ResolvedWeights:
     scheme, separator, name = reference.partition(":/")
     if separator and scheme in ("runs", "models"):
         return _from_mlflow(reference, scheme, name.strip("/"), tracking_uri(uri))
-    folder = Path(reference)
-    if not TrackingFiles(folder).record.is_file():
+    path = Path(reference)
+    exports = [folder for folder in (path, path.parent) if folder.name == "export"]
+    run_dirs = [path, *(folder.parent for folder in exports)]
+    found = next((folder for folder in run_dirs if TrackingFiles(folder).record.is_file()), None)
+    if found is None:
         return ResolvedWeights(reference)
-    record = RunRecord.load(TrackingFiles(folder).record)
+    record = RunRecord.load(TrackingFiles(found).record)
     ids = {RUN_ID_TAG: record.run_id, MODEL_ID_TAG: record.model_id}
-    return ResolvedWeights(folder, {key: value for key, value in ids.items() if value})
+    return ResolvedWeights(path, {key: value for key, value in ids.items() if value})
 
 
 def _from_mlflow(reference: str, scheme: str, name: str, uri: str) -> ResolvedWeights:

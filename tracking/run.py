@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 EXIT_SECONDS = 20.0
+# What closing a run counts on, so that large weights get the time they need.
+UPLOAD_BYTES_PER_SECOND = 50e6
+# Events that begin a process of the run.
+STARTS = ("create", "resume")
 # What the run folder's own files are called in MLflow; sent with every start.
 START_FILES = ("config.yaml", "command.txt", "environment.json")
 
@@ -151,11 +155,16 @@ class TrackedRun:
         tags = {**pretrain_tags, "task": task}
         self._journal("transfer", tags=tags, task=task, top1=encode_number(top1))
 
-    def close(self, status: Status = "FINISHED", timeout_seconds: float = EXIT_SECONDS) -> bool:
-        """End the run and send the rest, for at most this long; whether MLflow has everything.
+    def close(self, status: Status = "FINISHED", timeout_seconds: float | None = None) -> bool:
+        """End the run and send the rest, for a limited time; whether MLflow has everything.
 
         A second call does nothing. A run that is closed as "KILLED" (saved, to be started again)
         goes on in the same MLflow run at its next start.
+
+        Args:
+            status: What MLflow shows as the run's status.
+            timeout_seconds: The limit; None means 20 s, and 20 s more for every GB of weights and
+                other files that are still to be sent.
         """
         if self._is_closed or self._files is None:
             return True
@@ -163,9 +172,16 @@ class TrackedRun:
         self._is_closed = True
         self._metrics.close()
         self._events.close()
-        if self._background is None or self._background.finish(timeout_seconds):
+        if self._background is None:
             return True
-        rows, events = self._background.sender.remaining()
+        sender = self._background.sender
+        if timeout_seconds is None:
+            timeout_seconds = (
+                EXIT_SECONDS + sender.remaining_upload_bytes() / UPLOAD_BYTES_PER_SECOND
+            )
+        if self._background.finish(timeout_seconds):
+            return True
+        rows, events = sender.remaining()
         logger.warning(
             "MLflow has not got %d metric rows and %d other records of this run; send them with: "
             "python -m tracking.sync %s",
@@ -225,15 +241,16 @@ def start_run(
     run = TrackedRun(files, background)
     clean_params = {key: redact(str(value)) for key, value in params.items()}
     all_tags = {"stage": stage, **run_tags(), **{key: str(value) for key, value in tags.items()}}
-    first = next((event for event, _ in read_rows(files.events)), None)
-    if first is None:
+    starts = [event for event, _ in read_rows(files.events) if event["kind"] in STARTS]
+    all_tags["starts"] = str(len(starts) + 1)
+    if not starts:
         facts = {"experiment": record.experiment, "run_name": record.run_name}
         run._journal("create", params=clean_params, tags=all_tags, **facts)
     else:
         changed = {
             f"resumed.{key}": value
             for key, value in clean_params.items()
-            if first.get("params", {}).get(key) != value
+            if starts[0].get("params", {}).get(key) != value
         }
         run._journal("resume", tags=all_tags | changed)
     for name in START_FILES:

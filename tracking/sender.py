@@ -1,13 +1,13 @@
 """From the journals to MLflow: in order, at least once, and only what MLflow confirmed counts."""
 
 import logging
-import re
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tracking.events import APPLY, Event, Target
+from filelock import FileLock, Timeout
+
+from tracking.events import APPLY, Event, Target, clean_name
 from tracking.journal import Row, count_rows, read_rows
 from tracking.provenance import redact
 from tracking.record import RunRecord, Sent, TrackingFiles
@@ -25,7 +25,6 @@ IDLE_SECONDS = 2.0
 FIRST_RETRY_SECONDS = 1.0
 LAST_RETRY_SECONDS = 60.0
 CLOSING_RETRY_SECONDS = 1.0
-_NOT_IN_METRIC_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 
 
 class Stopped(Exception):
@@ -51,27 +50,39 @@ class Sender:
             count_rows(self.files.events, sent.events),
         )
 
-    def send(self, lock_seconds: float = 0.0) -> None:
+    def remaining_upload_bytes(self) -> int:
+        """Size of the weights and other files that are still to be sent."""
+        total = 0
+        for event, _ in read_rows(self.files.events, Sent.load(self.files.sent).events):
+            path = Path(event.get("path", self.files.sent))
+            files = path.rglob("*") if path.is_dir() else [path]
+            total += sum(file.stat().st_size for file in files if file.is_file())
+        return total
+
+    def send(self) -> None:
         """Send everything there is now. Blocks on the network.
 
         Raises:
             Exception: Whatever MLflow raises when it cannot be reached; what was confirmed before
                 stays sent, and the next call goes on from there.
-            filelock.Timeout: Another process is sending this run folder.
+            Timeout: Another process is sending this run folder.
         """
-        from filelock import FileLock
-
         if self.remaining() == (0, 0):
             return
         if self._client is None:
             self._client = open_client(self.uri)
-        with FileLock(self.files.lock, timeout=lock_seconds):
+        with FileLock(self.files.lock, timeout=0):
             # Read anew under the lock: another process may have sent in between.
             record, sent = RunRecord.load(self.files.record), Sent.load(self.files.sent)
             target = Target(self._client, self.uri, record)
-            self._check_run_exists(target, sent)
-            while self._send_one_event(target, sent):
-                pass
+            try:
+                self._check_run_exists(target, sent)
+                while self._send_one_event(target, sent):
+                    pass
+            except Exception:
+                # The server may come back with another database.
+                self._is_run_known = False
+                raise
 
     def _check_run_exists(self, target: Target, sent: Sent) -> None:
         """Start from the journals' beginning if this store does not know the run (a new store)."""
@@ -129,7 +140,7 @@ class Sender:
         except (MlflowException, KeyError, TypeError, ValueError, FileNotFoundError) as error:
             if kind == "create" or not _is_hopeless(error):
                 raise
-            logger.warning("MLflow: %s was left out: %s", kind, redact(_one_line(error)))
+            logger.warning("MLflow: %s was left out: %s", kind, _one_line(error))
 
     def _send_metrics(self, target: Target, sent: Sent) -> None:
         rows: list[Row] = []
@@ -165,7 +176,7 @@ def _metrics(row: Row) -> "list[Metric]":
     try:
         time_ms, step = int(row["time"]), int(row["step"])
         return [
-            Metric(_NOT_IN_METRIC_NAMES.sub("_", name), float(value), time_ms, step)
+            Metric(clean_name(name), float(value), time_ms, step)
             for name, value in row["values"].items()
         ]
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -180,7 +191,8 @@ def _is_hopeless(error: Exception) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    # Redacted before it is cut: half an address would not be recognised.
+    return " ".join(redact(f"{type(error).__name__}: {error}").split())[:300]
 
 
 class BackgroundSender(threading.Thread):
@@ -193,6 +205,7 @@ class BackgroundSender(threading.Thread):
         self._wake = threading.Event()
         self._is_closing = False
         self._failures = 0
+        self.last_problem = ""
 
     def run(self) -> None:
         """Send, wait, send again; ends when told to close and nothing is left."""
@@ -203,6 +216,8 @@ class BackgroundSender(threading.Thread):
                 self.sender.send()
             except Stopped:
                 return
+            except Timeout:
+                self.last_problem = "another process is sending this run"
             except Exception as error:
                 self._report_failure(error)
             else:
@@ -220,12 +235,13 @@ class BackgroundSender(threading.Thread):
 
     def _report_failure(self, error: Exception) -> None:
         self._failures += 1
+        self.last_problem = _one_line(error)
         if self._failures == 1:
             logger.warning(
                 "MLflow at %s does not take the results now (%s). Training goes on; they are kept "
                 "in %s and sent when it does",
                 redact(self.sender.uri),
-                redact(_one_line(error)),
+                self.last_problem,
                 self.sender.files.run_dir,
             )
 
@@ -238,11 +254,8 @@ class BackgroundSender(threading.Thread):
         """Send the rest, for at most this long; whether everything was sent."""
         self._is_closing = True
         self._wake.set()
-        deadline = time.monotonic() + timeout_seconds
         self.join(timeout_seconds)
-        # The thread itself may hang in a request; as a daemon it does not keep the process.
+        # The thread may still hang in a request; as a daemon it does not keep the process.
         self.sender.stop.set()
         self._wake.set()
-        if time.monotonic() < deadline:
-            self.join(deadline - time.monotonic())
         return self.sender.remaining() == (0, 0)

@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     sent = f"{max(0, before[0] - rows)} metric rows and {max(0, before[1] - events)} other records"
     sys.stdout.write(
         f"sent {sent} to {redact(uri)} in {time.monotonic() - started:.1f} s"
-        f"{'' if is_complete else f'; {rows} and {events} are left'}\n"
+        f"{'' if is_complete else f'; {rows} and {events} are left: {background.last_problem}'}\n"
     )
     return 0 if is_complete else 1
 
