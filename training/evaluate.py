@@ -61,7 +61,9 @@ def evaluate(
         loss_kind: Softmax cross-entropy, or sigmoid cross-entropy summed over classes.
     """
     counts = _Counts(num_classes, device)
-    with torch.inference_mode():
+    # Not inference_mode: its tensors cannot be used outside it, and both ZeRO-3 (which gathers
+    # weights here that training goes on with) and loader threads do.
+    with torch.no_grad():
         for images, labels in batches:
             logits = forward(images.to(device, non_blocking=True))
             counts.add(logits, labels.to(device), loss_kind)
