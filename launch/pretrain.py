@@ -28,6 +28,7 @@ from configs.load import load_config
 from configs.schema import PretrainConfig
 from launch.slurm_env import set_rank_variables
 from training import processes
+from training.console import setup_logging
 from training.preemption import STOP_SIGNALS, install_stop_handlers
 
 EXIT_FAILED = 1
@@ -69,6 +70,7 @@ def _pretrain(argv: Sequence[str]) -> int:
             sys.stdout.write(f"{nothing_to_do}\n")
         return EXIT_FINISHED
 
+    setup_logging(plan.run_dir, ranks.is_main)
     from pretrain.failures import TrainingStopped
     from pretrain.loop import pretrain
 

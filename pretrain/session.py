@@ -15,7 +15,6 @@ from pretrain.plan import Plan
 from pretrain.process import choose_precision, set_up_process
 from pretrain.state import Training, build_training
 from tracking.provenance import command_line, environment_record
-from training.console import setup_logging
 from training.preemption import stop_requested
 from training.run_folder import RunFolder
 
@@ -31,7 +30,6 @@ def open_training(plan: Plan) -> Iterator[Training]:
     Raises:
         RefusedInput: The folder is in use, or its checkpoint is that of another run.
     """
-    setup_logging(plan.run_dir, plan.ranks.is_main)
     device = set_up_process(plan)
     precision = choose_precision(plan, device)
     folder = RunFolder(plan.run_dir, plan.ranks.is_main)

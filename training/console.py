@@ -33,7 +33,7 @@ OUR_PACKAGES = (
 # Each was seen in every run of the libraries as shipped, and asks nothing of the user.
 _NOISE = re.compile(
     "No CUDA runtime is found|No ROCm runtime is found|Unable to find hostfile"
-    "|op built successfully|_all_gather_base|_reduce_scatter_base"
+    "|Setting accelerator to CPU|op built successfully|_all_gather_base|_reduce_scatter_base"
     "|all_gather_into_tensor|reduce_scatter_tensor"
 )
 _NOISY_LOGGERS = ("DeepSpeed", "torch.utils.cpp_extension", "torch.distributed")
