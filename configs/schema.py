@@ -108,7 +108,7 @@ class AugmentConfig(Section):
         None,
         description=(
             "Shorter side before the crop when augment.crop is 'resize', in pixels; None means "
-            "8/7 of the input."
+            "8/7 of the input (7/6 when finetuning)."
         ),
     )
     flip: bool = Field(True, description="Mirror left and right with probability one half.")
@@ -471,9 +471,12 @@ class FinetuneConfig(Section):
     eval_resize_px: PositiveInt | None = Field(
         None,
         description=(
-            "Shorter side before the centre crop of evaluation, in pixels; None means 8/7 of the "
+            "Shorter side before the centre crop of evaluation, in pixels; None means 7/6 of the "
             "resolution."
         ),
+    )
+    max_broken_fraction: Fraction = Field(
+        0.001, description="Unreadable images tolerated, as a fraction of those (at least 10)."
     )
     model: ModelConfig = Field(
         default_factory=ModelConfig,
