@@ -1,1 +1,4 @@
-"""The Accelerate stage: transfer to a smaller task."""
+"""The Accelerate stage: pretrained weights are transferred to a smaller task, and measured there.
+
+`run.py` is the command, `loop.py` the order in which things happen.
+"""

@@ -1,0 +1,81 @@
+"""What the console and the metrics journal are told while a run trains."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from accelerate.utils import gather_object
+
+from data_pipeline.broken import append_quarantine, check_broken_budget
+from finetune.state import TransferState
+from finetune.step import StepOutcome
+from tracking import metric_names as names
+from tracking.run import TrackedRun
+from tracking.system import system_metrics
+from training.console import ProgressLine
+from training.evaluate import Evaluation
+
+_SCORE_NAMES = ("top1", "top5", "mean_per_class", "loss")
+
+
+class Reporter:
+    """Lines on the console and rows for MLflow; steps are counted over all learning rates.
+
+    Every process calls every method: some of what is reported is gathered from all.
+    """
+
+    def __init__(self, state: TransferState, tracked: TrackedRun) -> None:
+        """Begin at the step where the run stands."""
+        self.tracked = tracked
+        self._line = ProgressLine(state.progress.total_steps, state.progress.total_step)
+
+    def step(self, state: TransferState, outcome: StepOutcome) -> None:
+        """Report the step that was just made; a collective."""
+        _share_broken(state)
+        progress, loader = state.progress, state.loader
+        metrics = {
+            names.TRAIN_LOSS: float(state.accelerator.reduce(outcome.loss, "mean")),
+            names.TRAIN_LR: outcome.learning_rate,
+            names.TRAIN_GRAD_NORM: outcome.grad_norm,
+            names.TRAIN_EPOCH: loader.position / loader.dataset.num_images,
+            names.TRAIN_IMAGES_SEEN: float(loader.position),
+            names.TRAIN_BROKEN_IMAGES: float(len(progress.broken)),
+            **{f"throughput/{k}": v for k, v in state.meter.read_and_reset().items()},
+            **system_metrics(),
+        }
+        self.tracked.log_metrics(progress.total_step, metrics)
+        self._line.log(progress.total_step, metrics)
+
+    def validation(self, state: TransferState, scores: Evaluation) -> None:
+        """Report scores on the validation part."""
+        metrics = scores_by_name("validation", scores)
+        self.tracked.log_metrics(state.progress.total_step, metrics)
+        self._line.log(state.progress.total_step, metrics)
+
+    def close(self) -> None:
+        """Take the progress bar away."""
+        self._line.close()
+
+
+def scores_by_name(part: str, scores: Evaluation) -> dict[str, float]:
+    """Metric names ("test/top1") and values of an evaluation."""
+    return {f"{part}/{name}": float(getattr(scores, name)) for name in _SCORE_NAMES}
+
+
+def _share_broken(state: TransferState) -> None:
+    """Count unreadable images over all processes, list new ones, and stop when they are too many.
+
+    Raises:
+        RefusedInput: There are more than `max_broken_fraction` allows; raised on all processes.
+    """
+    known = state.progress.broken
+    new = {
+        str(record.row): record
+        for record in gather_object(state.loader.take_new_broken())
+        if str(record.row) not in known
+    }
+    known.update({row: asdict(record) for row, record in new.items()})
+    if state.accelerator.is_main_process:
+        append_quarantine(state.folder.path / "quarantine.jsonl", new.values())
+    dataset = state.loader.dataset
+    check_broken_budget(len(known), dataset.num_images, state.config.max_broken_fraction)

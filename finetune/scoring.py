@@ -1,0 +1,28 @@
+"""Scores of the model on the validation or the test part."""
+
+from __future__ import annotations
+
+import torch
+
+from data_pipeline.augment import normalise
+from data_pipeline.loader import EvalLoader
+from finetune.state import TransferState
+from training.evaluate import Evaluation, evaluate
+
+
+def score(state: TransferState, images: EvalLoader) -> Evaluation:
+    """Score the model as it is on every image once, over all processes; a collective."""
+
+    def forward(batch: torch.Tensor) -> torch.Tensor:
+        return state.model(normalise(batch, state.start.mean, state.start.std))
+
+    state.model.eval()
+    device = state.accelerator.device
+    with state.meter.pause():
+        return evaluate(
+            forward,
+            (batch.to(device) for batch in images),
+            num_classes=state.start.architecture.num_classes,
+            device=device,
+            distributed=state.accelerator.num_processes > 1,
+        )

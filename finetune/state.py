@@ -1,0 +1,202 @@
+"""Everything a transfer consists of while it runs, and how it is put together."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from torch import nn
+
+from configs.batch_split import split_batch
+from configs.schema import FinetuneConfig
+from data_pipeline.augment import EvalTransform, TrainTransform
+from data_pipeline.index import ShardedDataset
+from data_pipeline.loader import EvalLoader, TrainLoader
+from data_pipeline.order import SampleOrder, random_generator
+from finetune.progress import Progress
+from finetune.start import Start, StateDict
+from finetune.task_data import TaskData
+from models.flops import forward_flops_per_image
+from training.checkpoint_store import CheckpointStore
+from training.precision import resolve_precision
+from training.processes import (
+    default_threads,
+    local_world_size,
+    make_deterministic,
+    set_seed,
+    world_size,
+)
+from training.run_folder import RunFolder
+from training.schedule import fit_warmup
+from training.throughput import ThroughputMeter
+
+logger = logging.getLogger(__name__)
+
+# Of the sample order; pretraining's default (the tasks' shards are local files).
+STREAMS = 768
+# Building the shards of a large task keeps the other processes waiting in a collective this long.
+_PATIENCE = timedelta(hours=12)
+
+
+@dataclass
+class TransferState:
+    """One run. `chosen` holds the weights of the best learning rate so far, on the CPU."""
+
+    config: FinetuneConfig
+    accelerator: Accelerator
+    folder: RunFolder
+    data: TaskData
+    start: Start
+    model: nn.Module
+    optimizer: Any
+    loader: TrainLoader
+    validation: EvalLoader
+    test: EvalLoader
+    progress: Progress
+    store: CheckpointStore
+    meter: ThroughputMeter
+    accumulation_steps: int
+    warmup_steps: int
+    chosen: StateDict | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    def seconds(self) -> float:
+        """Time spent training and validating, over all starts of the run."""
+        return self.progress.seconds + time.monotonic() - self.started
+
+    def bare_model(self) -> nn.Module:
+        """The model without what Accelerate wraps around it."""
+        return self.accelerator.unwrap_model(self.model)
+
+
+def make_accelerator(config: FinetuneConfig) -> Accelerator:
+    """Join the other processes, if there are any, on this process's device."""
+    if config.deterministic:
+        make_deterministic()
+    use_cpu = not torch.cuda.is_available() or _cpu_was_asked_for()
+    precision = resolve_precision(config.precision, "cpu" if use_cpu else "cuda")
+    _, accumulation_steps = split_batch(config.batch, world_size())
+    return Accelerator(
+        # Said outright: left to itself, Accelerate forms no process group without a GPU.
+        cpu=use_cpu,
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        gradient_accumulation_steps=accumulation_steps,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
+    )
+
+
+def _cpu_was_asked_for() -> bool:
+    """Whether `accelerate launch --cpu` started this process."""
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+
+
+def build_state(
+    config: FinetuneConfig,
+    accelerator: Accelerator,
+    folder: RunFolder,
+    data: TaskData,
+    start: Start,
+) -> TransferState:
+    """Put a run together, standing before its first step.
+
+    Raises:
+        RefusedInput: The batch does not divide, or a crop is smaller than the input.
+    """
+    ranks = accelerator.num_processes
+    micro_images, accumulation_steps = split_batch(config.batch, ranks)
+    warmup_steps, notice = fit_warmup(config.warmup_steps, config.steps)
+    if notice:
+        logger.warning(notice)
+    seed_dropout(config.seed, 0, accelerator.process_index)
+    evaluation = partial(
+        EvalLoader,
+        transform=EvalTransform(start.architecture.image_px, eval_resize_px(config, start)),
+        batch_images=config.evaluation.batch_images,
+        rank=accelerator.process_index,
+        world_size=ranks,
+        loader=config.loader,
+        threads=_threads(config),
+        max_broken_fraction=config.max_broken_fraction,
+    )
+    optimizer = torch.optim.SGD(start.model.parameters(), lr=0.0, momentum=config.momentum)
+    model, optimizer = accelerator.prepare(start.model, optimizer)
+    return TransferState(
+        config=config,
+        accelerator=accelerator,
+        folder=folder,
+        data=data,
+        start=start,
+        model=model,
+        optimizer=optimizer,
+        loader=_train_loader(config, accelerator, data.train, start, micro_images),
+        validation=evaluation(data.validation),
+        test=evaluation(data.test),
+        progress=Progress(config.learning_rates, config.steps),
+        store=CheckpointStore(
+            folder.checkpoints,
+            keep=config.checkpoint.keep,
+            milestone_every_steps=config.checkpoint.milestone_every_steps,
+        ),
+        meter=_meter(config, start, ranks),
+        accumulation_steps=accumulation_steps,
+        warmup_steps=warmup_steps,
+    )
+
+
+def seed_dropout(seed: int, total_step: int, rank: int) -> None:
+    """Seed the generators that dropout draws from, differently on every rank."""
+    set_seed(int(random_generator("dropout", seed, total_step, rank).integers(2**31)))
+
+
+def eval_resize_px(config: FinetuneConfig, start: Start) -> int:
+    """Shorter side before the centre crop of evaluation: 7/6 of the input unless it is given."""
+    return config.eval_resize_px or _resize_px(start)
+
+
+def _resize_px(start: Start) -> int:
+    # 448 for 384, the published code's sizes; pretraining's 256 for 224 is another ratio.
+    return round(min(start.architecture.image_px) * 7 / 6)
+
+
+def _train_loader(
+    config: FinetuneConfig,
+    accelerator: Accelerator,
+    dataset: ShardedDataset,
+    start: Start,
+    micro_images: int,
+) -> TrainLoader:
+    resize_px = config.augment.resize_px or _resize_px(start)
+    augment = config.augment.model_copy(update={"resize_px": resize_px})
+    return TrainLoader(
+        dataset,
+        SampleOrder(dataset, num_streams=STREAMS, seed=config.seed),
+        transform=TrainTransform(augment, start.architecture.image_px, config.seed),
+        batch_images=micro_images,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        loader=config.loader,
+        threads=_threads(config),
+        max_broken_fraction=config.max_broken_fraction,
+    )
+
+
+def _threads(config: FinetuneConfig) -> int:
+    return config.loader.threads or default_threads(local_world_size())
+
+
+def _meter(config: FinetuneConfig, start: Start, ranks: int) -> ThroughputMeter:
+    peak = config.logging.peak_tflops
+    return ThroughputMeter(
+        images_per_step=config.batch.global_images,
+        flops_per_image=forward_flops_per_image(start.architecture),
+        peak_flops=None if peak is None else peak * 1e12,
+        world_size=ranks,
+    )
