@@ -1,0 +1,77 @@
+"""Which image goes into which shard: a function of the listing and the options, nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.errors import RefusedInput
+from data_pipeline.order import stable_permutation
+from data_pipeline.shard_writer import OVERHEAD_BYTES, TAR_BLOCK_BYTES
+from data_pipeline.sources.source import Source
+
+_DEFAULT_SHARD_IMAGES = 1000
+_SMALLEST_SHARD_BYTES = 65_536
+# An archive ends with two empty blocks and is padded to a multiple of 10,240 bytes.
+_END_OF_TAR_BYTES = 2 * TAR_BLOCK_BYTES + 10_239
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How shards are cut and written.
+
+    `shard_images` (1000 unless `shard_bytes` is given) or `shard_bytes`, the largest size of a tar,
+    cut the shards; `workers` processes write them (None: one per core); `seed` shuffles the images
+    over all shards unless `shuffle` is off; `progress` shows a bar on a terminal.
+    """
+
+    shard_images: int | None = None
+    shard_bytes: int | None = None
+    workers: int | None = None
+    seed: int = 0
+    shuffle: bool = True
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no shards."""
+        if self.shard_images is not None and self.shard_bytes is not None:
+            raise RefusedInput(
+                f"--shard-images {self.shard_images} and --shard-bytes {self.shard_bytes} are both "
+                "given; one of them cuts the shards"
+            )
+        lowest = {"shard_images": 1, "shard_bytes": _SMALLEST_SHARD_BYTES, "workers": 1, "seed": 0}
+        for name, smallest in lowest.items():
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                option = f"--{name.replace('_', '-')}"
+                raise RefusedInput(f"{option} {value}: give at least {smallest}")
+
+
+def plan_shards(source: Source, options: BuildOptions) -> list[NDArray[np.int64]]:
+    """Rows of every shard, in the order in which they are written."""
+    num_images = len(source.labels)
+    rows = np.arange(num_images, dtype=np.int64)
+    if options.shuffle:
+        rows = stable_permutation(num_images, "build", options.seed)
+    if options.shard_bytes is None:
+        size = options.shard_images or _DEFAULT_SHARD_IMAGES
+        return [rows[start : start + size] for start in range(0, num_images, size)]
+    return _cut_by_bytes(rows, source.size_bounds()[rows], options.shard_bytes)
+
+
+def _cut_by_bytes(
+    rows: NDArray[np.int64], sizes: NDArray[np.int64], shard_bytes: int
+) -> list[NDArray[np.int64]]:
+    """Fill each shard up to `shard_bytes`; an image larger than that gets a shard of its own."""
+    padded = -(-sizes // TAR_BLOCK_BYTES) * TAR_BLOCK_BYTES + OVERHEAD_BYTES
+    ends = np.cumsum(padded)
+    shards = []
+    start, written = 0, 0
+    while start < len(rows):
+        limit = written + shard_bytes - _END_OF_TAR_BYTES
+        stop = max(start + 1, int(np.searchsorted(ends, limit, side="right")))
+        shards.append(rows[start:stop])
+        start, written = stop, int(ends[stop - 1])
+    return shards
