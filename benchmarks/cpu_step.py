@@ -2,10 +2,10 @@
 
     python benchmarks/cpu_step.py [--runs 3] [--json FILE]
 
-Contestants: fp32 and bf16, each with PyTorch's fused attention and with timm's unfused one. The model is
-Ti/4 at 32 px, batch 64, one thread (one rank's share of a two-core machine); a step is forward, backward
-and AdamW. It decides two defaults: attention by device (models.zoo.choose_attention) and what
-`precision: auto` means (training.precision).
+Contestants: fp32 and bf16, each with PyTorch's fused attention and with timm's unfused one. The
+model is Ti/4 at 32 px, batch 64, one thread (one rank's share of a two-core machine); a step is
+forward, backward and AdamW. It decides two defaults: attention by device
+(models.zoo.choose_attention) and what `precision: auto` means (training.precision).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Run several contestants in turn, each time in a fresh process, and report medians and ratios.
 
-A benchmark script measures one contestant when called with `--only NAME` and prints one JSON object as
-its last line; `compare` calls it so, round after round, so that a machine whose speed drifts slows all
-contestants alike.
+A benchmark script measures one contestant when called with `--only NAME` and prints one JSON
+object as its last line; `compare` calls it so, round after round, so that a machine whose speed
+drifts slows all contestants alike.
 """
 
 from __future__ import annotations
