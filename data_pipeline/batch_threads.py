@@ -145,6 +145,8 @@ def _start_with_one_torch_thread_each(
     everyone_set = threading.Barrier(len(threads) + 1)
 
     def use_one_torch_thread() -> None:
+        # Asking first: a thread's first use of PyTorch takes the default, also after being told.
+        torch.get_num_threads()
         torch.set_num_threads(1)
         everyone_set.wait()
 

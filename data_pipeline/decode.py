@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -21,10 +22,14 @@ from data_pipeline.broken import BrokenImage
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_HEADER_BYTES = 33
 _PNG_GREY, _PNG_RGB = 0, 2
 # Start-of-frame markers: all of 0xC0-0xCF but DHT (C4), JPG (C8) and DAC (CC).
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+
+# What the decoders raise for damaged files; MemoryError and interrupts go through.
+_DAMAGE = (RuntimeError, OSError, ValueError, SyntaxError, struct.error, IndexError)
 
 Buffer = bytes | bytearray
 
@@ -47,11 +52,10 @@ def decode_image(data: Buffer, *, max_pixels: int) -> torch.Tensor:
         return _decode_with_pillow(data, max_pixels)
     except BrokenImage:
         raise
-    except (RuntimeError, OSError, ValueError, SyntaxError, struct.error, IndexError) as error:
-        # What the decoders raise for damaged files; MemoryError and interrupts go through.
-        raise BrokenImage(_first_line(error)) from error
-    except Image.DecompressionBombError as error:
-        raise BrokenImage(_first_line(error)) from error
+    except Image.UnidentifiedImageError as error:
+        raise BrokenImage(f"not one of {', '.join(_FORMATS)}") from error
+    except (*_DAMAGE, Image.DecompressionBombError) as error:
+        raise BrokenImage(str(error) or type(error).__name__) from error
 
 
 def _decode_jpeg(data: Buffer, max_pixels: int) -> torch.Tensor:
@@ -59,16 +63,32 @@ def _decode_jpeg(data: Buffer, max_pixels: int) -> torch.Tensor:
     check_pixels(width, height, max_pixels)
     if components == 4:  # CMYK, and Adobe's inverted CMYK
         return _decode_with_pillow(data, max_pixels)
-    return decode_jpeg(_as_tensor(data), ImageReadMode.RGB, apply_exif_orientation=True)
+    return _decode_with_torchvision(decode_jpeg, data, max_pixels)
 
 
 def _decode_png(data: Buffer, max_pixels: int) -> torch.Tensor:
+    if len(data) < _PNG_HEADER_BYTES:
+        raise BrokenImage("the PNG file ends within its header")
     width, height, bit_depth, colour = struct.unpack_from(">IIBB", data, 16)
     check_pixels(width, height, max_pixels)
     plain = bit_depth == 8 and colour in (_PNG_GREY, _PNG_RGB)
     if not plain or _has_chunk_before_pixels(data, b"tRNS"):
         return _decode_with_pillow(data, max_pixels)
-    return decode_png(_as_tensor(data), ImageReadMode.RGB, apply_exif_orientation=True)
+    return _decode_with_torchvision(decode_png, data, max_pixels)
+
+
+def _decode_with_torchvision(
+    decode: Callable[..., torch.Tensor], data: Buffer, max_pixels: int
+) -> torch.Tensor:
+    # A bytearray, because torch warns about memory that it must not write to.
+    writable = data if isinstance(data, bytearray) else bytearray(data)
+    file = torch.frombuffer(writable, dtype=torch.uint8)
+    try:
+        return decode(file, ImageReadMode.RGB, apply_exif_orientation=True)
+    except RuntimeError:
+        # Pillow reads some files that torchvision refuses, such as a PNG that lacks nothing but its
+        # last chunk, and says better what is wrong with the others.
+        return _decode_with_pillow(data, max_pixels)
 
 
 def _decode_with_pillow(data: Buffer, max_pixels: int) -> torch.Tensor:
@@ -148,25 +168,9 @@ def _has_chunk_before_pixels(data: Buffer, wanted: Literal[b"tRNS"]) -> bool:
             return True
         if kind == b"IDAT":
             return False
-        place += 12 + _big_endian(data, place)
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
     return False
-
-
-def _big_endian(data: Buffer, place: int) -> int:
-    return int.from_bytes(data[place : place + 4], "big")
 
 
 def _uint(data: Buffer, place: int, num_bytes: int) -> int:
     return int.from_bytes(data[place : place + num_bytes], "little")
-
-
-def _as_tensor(data: Buffer) -> torch.Tensor:
-    # torch warns about memory that it must not write to.
-    return torch.frombuffer(
-        data if isinstance(data, bytearray) else bytearray(data), dtype=torch.uint8
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
