@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import os
 import pickle
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import huggingface_hub.constants
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -77,6 +81,7 @@ def read_timm(name: str) -> Weights:
         near = difflib.get_close_matches(name, timm.list_models("*vit*", pretrained=True), n=3)
         hint = f"; perhaps you meant {' or '.join(near)}" if near else ""
         raise RefusedInput(f"timm:{name}: timm {timm.__version__} knows no such model{hint}")
+    _go_offline_without_network()
     try:
         model = timm.create_model(name, pretrained=True)
     except Exception as error:  # the hub's client raises many kinds, none of them promised
@@ -118,6 +123,20 @@ def weights_of_timm_model(model: VisionTransformer, source: str) -> Weights:
         mean=card.mean,
         std=card.std,
     )
+
+
+def _go_offline_without_network() -> None:
+    """Where the hub's address cannot even be resolved, read the local cache only.
+
+    The hub's client would try every file six times first, which takes most of a minute.
+    """
+    if {"HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"} & set(os.environ):
+        return  # then it is the proxy that resolves addresses
+    host = urlsplit(huggingface_hub.constants.ENDPOINT).hostname
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 
 def _damaged(path: Path, error: Exception) -> str:
