@@ -130,7 +130,9 @@ def _read_series(journal_path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= MAX_NAME_CHARACTERS else name[: MAX_NAME_CHARACTERS - 1] + "…"
+    short = name if len(name) <= MAX_NAME_CHARACTERS else name[: MAX_NAME_CHARACTERS - 1] + "…"
+    # Matplotlib would read what is between two dollar signs as a formula.
+    return short.replace("$", r"\$")
 
 
 def _new_figure(width_inches: float, height_inches: float) -> "Figure":

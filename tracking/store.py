@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import os
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -156,4 +158,8 @@ def ui_command(uri: str | None = None) -> str:
     uri = tracking_uri(uri)
     if urlsplit(uri).scheme in ("http", "https"):
         return f"open {redact(uri)} in a browser"
-    return f"mlflow ui --backend-store-uri {redact(uri)}"
+    # The environment's own command, which works whether or not the environment is activated.
+    mlflow = Path(sys.executable).with_name("mlflow")
+    if mlflow.is_relative_to(Path.cwd()):
+        mlflow = mlflow.relative_to(Path.cwd())
+    return shlex.join([str(mlflow), "ui", "--backend-store-uri", redact(uri)])
