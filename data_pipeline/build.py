@@ -7,14 +7,10 @@ are copied as they are. The output folder is a dataset once its manifest is ther
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +20,16 @@ import pyarrow as pa
 from configs.errors import RefusedInput
 from data_pipeline.dataset import INDEX_SCHEMA, write_index
 from data_pipeline.manifest import Manifest, ShardEntry
-from data_pipeline.output_folder import SKIPPED_FILE, building, finished_build
+from data_pipeline.output_folder import (
+    building,
+    describe_skipped,
+    finished_build,
+    write_skipped,
+)
 from data_pipeline.shard_plan import BuildOptions, plan_shards
 from data_pipeline.shard_writer import ShardJob, SkippedFile, WrittenShard, write_shard
 from data_pipeline.sources import SOURCES, FractalOptions, FractalSource, Source, open_source
-
-_REASONS_SHOWN = 10
+from data_pipeline.worker_processes import num_usable_cores, run_jobs
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,7 @@ class BuildSummary:
     def text(self) -> str:
         """The summary for people, several lines."""
         manifest = self.manifest
-        what = (
-            f"{manifest.num_images:,} images of {len(manifest.classes):,} classes in "
-            f"{len(manifest.shards):,} shards, {manifest.num_bytes / 1e6:,.1f} MB"
-        )
+        what = manifest.counts_text()
         if self.already_built:
             return f"{self.output} already holds the finished build of this: {what}"
         rate = manifest.num_images / max(self.seconds, 1e-9)
@@ -61,19 +58,7 @@ class BuildSummary:
         ]
         if self.num_converted:
             lines.append(f"  stored {self.num_converted} GIF or BMP files as PNG")
-        return "\n".join([*lines, *self._skipped_lines()])
-
-    def _skipped_lines(self) -> list[str]:
-        if not self.skipped:
-            return ["  skipped no files"]
-        lines = [f"  skipped {len(self.skipped)} files, listed in {self.output / SKIPPED_FILE}:"]
-        first = {file.reason: file.where for file in reversed(self.skipped)}
-        counts = Counter(file.reason for file in self.skipped).most_common()
-        for reason, count in counts[:_REASONS_SHOWN]:
-            lines.append(f"    {count:,} x {reason}; the first: {first[reason]}")
-        if len(counts) > _REASONS_SHOWN:
-            lines.append(f"    and {len(counts) - _REASONS_SHOWN} more reasons")
-        return lines
+        return "\n".join([*lines, *describe_skipped(self.output, self.skipped)])
 
 
 def build_dataset(
@@ -142,50 +127,16 @@ def _write_shards(source: Source, options: BuildOptions, staging: Path) -> list[
         )
         for number, rows in enumerate(plan)
     )
-    num_workers = min(options.workers or len(os.sched_getaffinity(0)), len(plan))
+    num_workers = min(options.workers or num_usable_cores(), len(plan))
     written = []
     num_images = len(source.labels)
     # None switches the bar off where standard error is not a terminal.
     disable = None if options.progress else True
     with tqdm(total=num_images, unit=" images", smoothing=0.1, disable=disable) as bar:
-        results = map(write_shard, jobs) if num_workers == 1 else _in_parallel(jobs, num_workers)
-        for shard in results:
+        for shard in run_jobs(write_shard, jobs, num_workers):
             written.append(shard)
             bar.update(shard.num_images + len(shard.skipped))
     return sorted(written, key=lambda shard: shard.path)
-
-
-def _in_parallel(jobs: Iterator[ShardJob], num_workers: int) -> Iterator[WrittenShard]:
-    """Run jobs in worker processes, few at a time so that the listing is not copied whole."""
-    import multiprocessing
-
-    # Not fork: the caller may run threads (MLflow's, torch's) whose locks a child would inherit.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["webdataset", "pyarrow", "PIL.Image"])
-    running: set[Future[WrittenShard]] = set()
-    with ProcessPoolExecutor(num_workers, context, initializer=_ignore_interrupts) as executor:
-        try:
-            for job in jobs:
-                running.add(executor.submit(write_shard, job))
-                if len(running) >= 2 * num_workers:
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-            while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        except BrokenProcessPool as error:
-            raise RefusedInput(
-                f"a worker process died (out of memory?); use fewer than --workers {num_workers}"
-            ) from error
-        finally:
-            executor.shutdown(cancel_futures=True)
-
-
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches every process of the terminal; the parent alone ends the build."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _finish(
@@ -196,8 +147,8 @@ def _finish(
     if not filled:
         example = written[0].skipped[0]
         raise RefusedInput(
-            f"none of the {len(source.labels)} files of {source.name}, split {source.split}, can be "
-            f"used; the first is {example.where}: {example.reason}"
+            f"none of the {len(source.labels)} files of {source.name}, split {source.split}, can "
+            f"be used; the first is {example.where}: {example.reason}"
         )
     entries, tables = [], []
     for number, shard in enumerate(filled):
@@ -208,10 +159,7 @@ def _finish(
         position = INDEX_SCHEMA.get_field_index("shard")
         tables.append(shard.table.set_column(position, INDEX_SCHEMA.field("shard"), numbers))
     index_digest = write_index(output, pa.concat_tables(tables).combine_chunks())
-    skipped = [asdict(file) for shard in written for file in shard.skipped]
-    if skipped:
-        lines = "".join(json.dumps(file, ensure_ascii=False) + "\n" for file in skipped)
-        (output / SKIPPED_FILE).write_text(lines, encoding="utf-8")
+    write_skipped(output, [file for shard in written for file in shard.skipped])
     manifest = Manifest.describe(
         identity=(source.name, source.split),
         classes=source.classes,

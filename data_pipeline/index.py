@@ -3,6 +3,12 @@
 What a dataset is lies in `manifest.py` and `dataset.py`; both are re-exported here.
 """
 
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
 from data_pipeline.dataset import (
     INDEX_SCHEMA,
     ShardedDataset,
@@ -23,3 +29,53 @@ __all__ = [
     "read_index",
     "write_index",
 ]
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipeline.index",
+        description="Make manifest and index for WebDataset shards that were written elsewhere "
+        "(jpg, jpeg, png or webp with cls, or with json); the shards are not changed.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--shards", required=True, metavar="PATTERN", help="e.g. '/data/train-{000..099}.tar'")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder of manifest and index")
+    add("--name", help="name of the dataset (default: name of --output)")
+    add("--split", default="train", help="which part of it the shards are (default train)")
+    add("--label-field", default="label", help="field of .json members (default label)")
+    add(
+        "--classes",
+        type=Path,
+        metavar="PATH",
+        help="class names: a text file, one a line, or another dataset's folder (for a validation "
+        "set, that of its training set)",
+    )
+    add("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Index, then print the summary."""
+    from data_pipeline.foreign_index import IndexOptions, index_shards
+
+    options = _parse(argv)
+    summary = index_shards(
+        options.shards,
+        options.output,
+        IndexOptions(
+            name=options.name or options.output.resolve().name,
+            split=options.split,
+            label_field=options.label_field,
+            classes=options.classes,
+            workers=options.workers,
+        ),
+    )
+    print(summary.text())  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    from configs.command_line import run_command
+
+    run_command(main)

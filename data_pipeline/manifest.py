@@ -82,6 +82,13 @@ class Manifest:
         """Size of all shards together."""
         return sum(shard.num_bytes for shard in self.shards)
 
+    def counts_text(self) -> str:
+        """Images, classes, shards and bytes, for people."""
+        return (
+            f"{self.num_images:,} images of {len(self.classes):,} classes in "
+            f"{len(self.shards):,} shards, {self.num_bytes / 1e6:,.1f} MB"
+        )
+
     def save(self, folder: Path) -> Path:
         """Write `manifest.json` into `folder`, under a temporary name first."""
         fields = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, **asdict(self)}

@@ -1,0 +1,212 @@
+"""Manifest and index for WebDataset shards that were written elsewhere; no tar is changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from configs.errors import RefusedInput
+from data_pipeline.dataset import INDEX_SCHEMA, write_index
+from data_pipeline.foreign_shards import ForeignShard, RawLabel, find_shards, read_shard
+from data_pipeline.manifest import MANIFEST_FILE, Manifest, ShardEntry
+from data_pipeline.output_folder import describe_skipped, finished_build, write_skipped
+from data_pipeline.shard_writer import SkippedFile
+from data_pipeline.worker_processes import num_usable_cores, run_jobs
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """How foreign shards are understood.
+
+    `label_field` is the field of `.json` members that holds the label, `classes` a text file with a
+    class a line or a folder with a manifest, `workers` the number of processes (None: one a core).
+    """
+
+    name: str
+    split: str
+    label_field: str = "label"
+    classes: Path | None = None
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class IndexSummary:
+    """What indexing did."""
+
+    output: Path
+    manifest: Manifest
+    skipped: tuple[SkippedFile, ...]
+    already_built: bool
+
+    def text(self) -> str:
+        """The summary for people, several lines."""
+        manifest = self.manifest
+        what = manifest.counts_text()
+        if self.already_built:
+            return f"{self.output} already holds the index of these shards: {what}"
+        lines = [
+            f"indexed {what}",
+            f"  {manifest.name}, split {manifest.split}, in {self.output}",
+            f"  data digest {manifest.digest}",
+        ]
+        return "\n".join([*lines, *describe_skipped(self.output, self.skipped)])
+
+
+def index_shards(pattern: str, output: Path, options: IndexOptions) -> IndexSummary:
+    """Write manifest and index for the shards that `pattern` names into `output`.
+
+    Shards below `output` are named relative to it, so that the folder can be moved; others by their
+    absolute path.
+
+    Raises:
+        RefusedInput: Anything that a user can correct.
+    """
+    if options.workers is not None and options.workers < 1:
+        raise RefusedInput(f"--workers {options.workers}: give at least 1")
+    given = None if options.classes is None else read_class_names(options.classes)
+    paths = find_shards(pattern)
+    facts = _describe(paths, options, given)
+    manifest = finished_build(output, facts, in_place=True)
+    if manifest is not None:
+        return IndexSummary(output, manifest, (), already_built=True)
+    shards = _read_shards(paths, options)
+    skipped = tuple(file for shard in shards for file in shard.skipped)
+    shards = [shard for shard in shards if shard.labels]
+    if not shards:
+        why = (
+            f"the first is {skipped[0].where}: {skipped[0].reason}" if skipped else "they are empty"
+        )
+        raise RefusedInput(f"--shards {pattern}: no sample can be used; {why}")
+    numbers = class_numbers({label for shard in shards for label in shard.labels}, given)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        index_digest = write_index(output, _joined_table(shards, numbers))
+        write_skipped(output, skipped)
+        manifest = Manifest.describe(
+            identity=(options.name, options.split),
+            classes=class_names(numbers, given),
+            shards=tuple(_entry(shard, output) for shard in shards),
+            source=facts,
+            index_digest=index_digest,
+            foreign=True,
+        )
+        manifest.save(output)
+    except OSError as error:
+        raise RefusedInput(f"--output {output} cannot be written: {error}") from error
+    return IndexSummary(output, manifest, skipped, already_built=False)
+
+
+def class_numbers(labels: set[RawLabel], given: Sequence[str] | None) -> dict[RawLabel, int]:
+    """Number of every label that occurs, given the names of the classes if they are known.
+
+    Without names, numbers stay and names are numbered in sorted order.
+
+    Raises:
+        RefusedInput: Numbers and names are mixed, or a label is not among the classes.
+    """
+    names = {label for label in labels if isinstance(label, str)}
+    numbers = {label for label in labels if isinstance(label, int)}
+    if names and numbers:
+        raise RefusedInput(
+            f"labels are numbers in some samples ({min(numbers)}) and names in others "
+            f"({min(names)!r}); index them apart"
+        )
+    if numbers and (min(numbers) < 0 or (given is not None and max(numbers) >= len(given))):
+        wrong = min(numbers) if min(numbers) < 0 else max(numbers)
+        last = "" if given is None else str(len(given) - 1)
+        raise RefusedInput(f"label {wrong} is not a class number 0..{last}")
+    if numbers:
+        return {number: number for number in numbers}
+    order = {name: number for number, name in enumerate(given or sorted(names))}
+    unknown = sorted(names - set(order))
+    if unknown:
+        raise RefusedInput(f"label {unknown[0]!r} ({len(unknown)} such) is not in --classes")
+    return {name: order[name] for name in names}
+
+
+def class_names(numbers: dict[RawLabel, int], given: Sequence[str] | None) -> tuple[str, ...]:
+    """Names of all classes in the order of their numbers; the number itself where none is known."""
+    if given is not None:
+        return tuple(given)
+    if any(isinstance(label, str) for label in numbers):
+        return tuple(sorted(str(label) for label in numbers))
+    return tuple(str(number) for number in range(max(numbers.values()) + 1))
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Class names from a text file, one a line, or from another dataset's manifest.
+
+    Raises:
+        RefusedInput: It cannot be read, is empty or names a class twice.
+    """
+    if path.is_dir():
+        return Manifest.load(path).classes
+    try:
+        names = tuple(line for line in path.read_text(encoding="utf-8").splitlines() if line)
+    except (OSError, ValueError) as error:
+        raise RefusedInput(
+            f"--classes {path} is neither a text file with a class a line nor a folder with "
+            f"{MANIFEST_FILE}: {error}"
+        ) from error
+    if not names or len(set(names)) != len(names):
+        raise RefusedInput(f"--classes {path}: give every class once, one a line")
+    return names
+
+
+def _describe(
+    paths: list[Path], options: IndexOptions, given: Sequence[str] | None
+) -> dict[str, Any]:
+    listing = "\n".join(f"{path.name} {path.stat().st_size}" for path in paths)
+    return {
+        "kind": "foreign",
+        "name": options.name,
+        "split": options.split,
+        "fingerprint": hashlib.sha256(listing.encode()).hexdigest(),
+        "label_field": options.label_field,
+        "classes": None if given is None else hashlib.sha256("\n".join(given).encode()).hexdigest(),
+    }
+
+
+def _read_shards(paths: list[Path], options: IndexOptions) -> list[ForeignShard]:
+    from tqdm import tqdm
+
+    num_workers = min(options.workers or num_usable_cores(), len(paths))
+    read = partial(read_shard, label_field=options.label_field)
+    found = {}
+    with tqdm(total=len(paths), unit=" shards", disable=None) as bar:
+        for shard in run_jobs(read, paths, num_workers):
+            found[shard.path] = shard
+            bar.update()
+    return [found[path] for path in paths]
+
+
+def _joined_table(shards: list[ForeignShard], numbers: dict[RawLabel, int]) -> pa.Table:
+    """The index of all shards: their tables with `shard`, `label` and `source_row` filled in."""
+    counts = [len(shard.labels) for shard in shards]
+    columns: dict[str, NDArray] = {
+        "shard": np.repeat(np.arange(len(shards), dtype=np.int32), counts),
+        "label": np.array([numbers[label] for shard in shards for label in shard.labels], np.int64),
+        "source_row": np.arange(sum(counts), dtype=np.int64),
+    }
+    table = pa.concat_tables([shard.table for shard in shards]).combine_chunks()
+    arrays = [
+        pa.array(columns[field.name]) if field.name in columns else table[field.name]
+        for field in INDEX_SCHEMA
+    ]
+    return pa.table(arrays, schema=INDEX_SCHEMA)
+
+
+def _entry(shard: ForeignShard, output: Path) -> ShardEntry:
+    folder = Path(os.path.abspath(output))
+    inside = shard.path.is_relative_to(folder)
+    path = shard.path.relative_to(folder) if inside else shard.path
+    return ShardEntry(str(path), len(shard.labels), shard.num_bytes, shard.sha256)

@@ -1,0 +1,62 @@
+"""Runs jobs in worker processes, a few at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from configs.errors import RefusedInput
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def num_usable_cores() -> int:
+    """Cores that this process may run on, which a job scheduler can make fewer than there are."""
+    return len(os.sched_getaffinity(0))
+
+
+def run_jobs(
+    function: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int
+) -> Iterator[Result]:
+    """Results of `function` over `jobs`, in the order in which they end; in here for one worker.
+
+    At most two jobs per worker are taken from `jobs` in advance, so a long listing is never copied
+    whole.
+
+    Raises:
+        RefusedInput: A worker process died.
+    """
+    if num_workers == 1:
+        yield from map(function, jobs)
+        return
+    # Not fork: the caller may run threads (MLflow's, torch's) whose locks a child would inherit.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["webdataset", "pyarrow", "PIL.Image"])
+    running: set[Future[Result]] = set()
+    with ProcessPoolExecutor(num_workers, context, initializer=_ignore_interrupts) as executor:
+        try:
+            for job in jobs:
+                running.add(executor.submit(function, job))
+                if len(running) >= 2 * num_workers:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        except BrokenProcessPool as error:
+            raise RefusedInput(
+                f"a worker process died (out of memory?); use fewer than --workers {num_workers}"
+            ) from error
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches every process of the terminal; the parent alone ends the work."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
