@@ -84,7 +84,9 @@ def _load(training: Training, found: Checkpoint) -> None:
     training.position = metadata["position"]
     training.validation = metadata["validation"]
     training.seconds_before = metadata["seconds"]
-    training.resumed_from_steps = [*metadata["resumed_from_steps"], metadata["step"]]
+    # status.json also knows of processes that were killed before they saved anything.
+    before = training.folder.status().get("resumed_from_steps", metadata["resumed_from_steps"])
+    training.resumed_from_steps = [*before, metadata["step"]]
     records = [BrokenRecord(**fields) for fields in metadata["broken"]]
     training.broken = {record.row: record for record in records}
 

@@ -73,7 +73,7 @@ def _write(training: Training, weights: dict[str, torch.Tensor]) -> None:
         register_as=config.tracking.register_as,
         metrics=training.validation,
     )
-    training.folder.write_status("finished", training.step)
+    training.write_status("finished")
     logger.info(
         "finished: weights in %s, results in %s/result.json",
         training.folder.export,

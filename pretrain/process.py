@@ -37,8 +37,8 @@ def set_up_process(plan: Plan) -> torch.device:
         )
     else:
         accelerator.set_device(ranks.local_rank)
-    # DeepSpeed would compile a C++ extension here, half a minute at the first start; on CPU only its
-    # inference uses it.
+    # DeepSpeed would compile a C++ extension here, half a minute at the first start, which on CPU
+    # only its inference uses.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)
     seed_ranks_apart(plan.config.seed, 0, ranks.rank)

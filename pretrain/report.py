@@ -37,7 +37,7 @@ def report(training: Training) -> None:
     }
     training.tracked.log_metrics(step, values)
     training.progress.log(step, values)
-    training.folder.write_status("running", step)
+    training.write_status("running")
 
 
 def share_broken_images(training: Training) -> None:

@@ -53,7 +53,7 @@ def _begin(training: Training) -> None:
     plan, folder = training.plan, training.folder
     if plan.ranks.is_main:
         folder.write_start_files(to_yaml(plan.config), command_line(), environment_record())
-    folder.write_status("running", training.step)
+    training.write_status("running")
     training.begin()
     for dataset, context in ((plan.train, "train"), (plan.validation, "validation")):
         if dataset is not None and not training.resumed_from_steps:
@@ -80,11 +80,11 @@ def _leave(training: Training) -> None:
         return
     reason = stop_requested() or "another rank was asked to"
     logger.info("stopped at step %d (%s); start again to go on", training.step, reason)
-    training.folder.write_status("saved", training.step, reason=reason)
+    training.write_status("saved", reason=reason)
     training.end("KILLED")
 
 
 def _fail(training: Training, error: BaseException) -> None:
     logger.error("failed at step %d: %s: %s", training.step, type(error).__name__, error)
-    training.folder.write_status("failed", training.step, reason=f"{type(error).__name__}: {error}")
+    training.write_status("failed", reason=f"{type(error).__name__}: {error}")
     training.end("FAILED")

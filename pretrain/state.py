@@ -24,7 +24,7 @@ from training.checkpoint_store import CheckpointStore
 from training.console import ProgressLine
 from training.precision import Precision
 from training.processes import default_threads
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, RunState
 from training.throughput import ThroughputMeter
 
 
@@ -111,6 +111,13 @@ class Training:
             quarantine=list(self.broken.values()),
         )
         self.progress = ProgressLine(plan.total_steps, self.step)
+
+    def write_status(self, state: RunState, **details: Any) -> None:
+        """Say in status.json how the run is doing at `step`."""
+        resumed = {"resumed_from_steps": self.resumed_from_steps}
+        self.folder.write_status(
+            state, self.step, total_steps=self.plan.total_steps, **resumed, **details
+        )
 
     def end(self, status: Status) -> None:
         """End the reading threads, take the bar away, and send the rest of the journal."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from tracking.run import start_run, ui_command
 from tracking.store import open_client
 from tracking.sync import main as sync
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 # What 200 calls may take together on a busy machine; one request to a frozen server takes longer.
 MOST_SECONDS_OF_200_CALLS = 3.0
@@ -75,7 +76,7 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        wait_until(lambda: answers(f"{self.uri}/health"), 60)
+        wait_until(lambda: answers(f"{self.uri}/health"), 90)
 
     def signal(self, number):
         os.killpg(self.process.pid, number)
@@ -258,25 +259,23 @@ def test_a_killed_training_goes_on_in_the_same_run_with_every_step_once(server, 
     assert train(run_dir, server.uri, num_steps).wait(timeout=90) == 0
     assert json.loads(record.read_text())["run_id"] == first
     assert_stored(server.uri, first, num_steps)
-    assert len(open_client(server.uri).search_runs(["1"], "attributes.run_name = 'run'")) >= 1
+    assert open_client(server.uri).get_run(first).data.tags["starts"] == "2"
 
 
 def test_runs_that_start_at_once_share_a_new_sqlite_store(tmp_path):
     uri = f"sqlite:///{tmp_path}/store/mlflow.db"
-    processes = [train(tmp_path / f"run{number}", uri, 20) for number in range(4)]
-    assert [process.wait(timeout=100) for process in processes] == [0] * 4
+    processes = [train(tmp_path / f"run{number}", uri, 20) for number in range(3)]
+    assert [process.wait(timeout=100) for process in processes] == [0] * 3
     client = open_client(uri)
     experiment = client.get_experiment_by_name("vitrain-pretrain")
     assert len(client.search_experiments()) == 2  # ours and MLflow's "Default"
     runs = client.search_runs([experiment.experiment_id])
-    assert sorted(run.info.run_name for run in runs) == ["run0", "run1", "run2", "run3"]
+    assert sorted(run.info.run_name for run in runs) == ["run0", "run1", "run2"]
     for run in runs:
         assert_stored(uri, run.info.run_id, 20)
 
 
 def test_the_ui_command_shows_runs_and_their_artifacts(tmp_path):
-    import shlex
-
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     (tmp_path / "plot.png").write_bytes(b"a picture")
     run = begin(tmp_path / "run", uri)
@@ -285,7 +284,8 @@ def test_the_ui_command_shows_runs_and_their_artifacts(tmp_path):
     port = free_port()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    ui = Server([*shlex.split(ui_command(uri)), "--port", str(port)], port, elsewhere)
+    command = [*shlex.split(ui_command(uri)), "--port", str(port), "--workers", "1"]
+    ui = Server(command, port, elsewhere)
     try:
         ui.start()
         address = f"{ui.uri}/get-artifact?path=plots/plot.png&run_uuid={run.run_id}"

@@ -1,0 +1,69 @@
+"""launch/pretrain.py with things happening to it: signals after a step, a loss that is no number.
+
+    drive_pretrain.py '{"signal": "SIGTERM", "after_step": 6, "on_rank": 1}' OPTIONS...
+
+Keys: `signal`, `after_step`, `on_rank`: send this process a signal when it has made that step.
+`nan_at_step`, `on_rank`: spoil the loss of that step. `record`: folder for what each step was
+trained on, a file per rank with (step, rows, digest of the bytes) lines.
+"""
+
+# ruff: noqa: E402 (the path is set before anything of ours is imported)
+import hashlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import pretrain.loop
+import pretrain.step
+from configs.command_line import run_command
+from data_pipeline.loader import TrainLoader
+from launch.pretrain import main
+
+drive = json.loads(sys.argv.pop(1))
+rank = int(os.environ["RANK"])
+is_driven = rank == drive.get("on_rank", rank)
+
+
+def signal_after_step(train_step):
+    def driven(training):
+        train_step(training)
+        if is_driven and training.step == drive["after_step"]:
+            os.kill(os.getpid(), getattr(signal, drive["signal"]))
+
+    return driven
+
+
+def spoil(loss_of):
+    def driven(training, images, labels):
+        loss = loss_of(training, images, labels)
+        return loss * float("nan") if is_driven and training.step == drive["nan_at_step"] else loss
+
+    return driven
+
+
+def record(take_batch):
+    log = (Path(drive["record"]) / f"rank-{rank}.jsonl").open("a")
+
+    def driven(loader):
+        batch = take_batch(loader)
+        pixels = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in batch.images]
+        rows = zip(batch.positions.tolist(), batch.rows.tolist(), pixels, strict=True)
+        for line in rows:
+            log.write(json.dumps(line) + "\n")
+        log.flush()
+        return batch
+
+    return driven
+
+
+if "signal" in drive:
+    pretrain.loop.train_step = signal_after_step(pretrain.loop.train_step)
+if "nan_at_step" in drive:
+    pretrain.step._loss = spoil(pretrain.step._loss)
+if "record" in drive:
+    TrainLoader.__next__ = record(TrainLoader.__next__)
+run_command(main)

@@ -1,0 +1,117 @@
+"""Real pretraining processes for tests: a tiny model, tiny shards, ranks without a launcher."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from launch.slurm_env import free_port
+from tests.data_pipeline.sample_shards import encode, write_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "launch" / "pretrain.py"
+DRIVER = Path(__file__).with_name("drive_pretrain.py")
+RUN_SECONDS = 150  # the imports of torch and deepspeed on a busy machine, and a few steps
+
+TINY: dict[str, Any] = {
+    "model.size": "ti",
+    "model.width": 32,
+    "model.depth": 1,
+    "model.heads": 2,
+    "model.patch-px": 4,
+    "model.image-px": 16,
+    "model.dropout": 0.1,  # so that the random state of each rank matters
+    "data.streams": 6,
+    "batch.global-images": 16,
+    "batch.micro-images": 4,
+    "schedule.total-steps": 12,
+    "schedule.warmup-steps": 3,
+    "checkpoint.every-steps": 4,
+    "evaluation.every-steps": 6,
+    "evaluation.batch-images": 8,
+    "logging.every-steps": 3,
+    "precision": "fp32",
+    "loader.threads": 1,
+}
+
+
+def tiny_shards(folder: Path, shard_images: Sequence[int], seed: int) -> Path:
+    """Noisy 16 px images of four classes, told apart by brightness."""
+    generator = np.random.default_rng(seed)
+
+    def image(number: int) -> bytes:
+        noise = generator.integers(0, 20, (16, 16, 3), dtype=np.uint8)
+        return encode(noise + np.uint8(number % 4 * 60))
+
+    write_dataset(folder, [[image(i) for i in range(count)] for count in shard_images], 4)
+    return folder
+
+
+def options(changes: dict[str, Any]) -> list[str]:
+    """Command-line options of the tiny run, with changes; None removes one."""
+    values = {**TINY, **changes}
+    words = [(f"--{name}", str(value)) for name, value in values.items() if value is not None]
+    return [*(word for pair in words for word in pair), "--tracking.no-enabled"]
+
+
+@dataclass
+class Ended:
+    """How the ranks of one run ended: exit codes, and what each wrote to both streams."""
+
+    codes: list[int]
+    texts: list[str]
+
+
+def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """What a launcher would set."""
+    return {
+        **os.environ,
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def run_ranks(
+    world_size: int,
+    arguments: Sequence[str],
+    *,
+    drive: dict[str, Any] | None = None,
+    seconds: float = RUN_SECONDS,
+) -> Ended:
+    """Start the ranks and wait for all of them; those that do not end in time are killed.
+
+    `drive` starts them through drive_pretrain.py, which does to them what it says.
+    """
+    port = free_port()
+    program = [str(SCRIPT)] if drive is None else [str(DRIVER), json.dumps(drive)]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, *program, *arguments],
+            env=rank_environment(rank, world_size, port),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+    try:
+        texts = [rank.communicate(timeout=seconds)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return Ended([rank.returncode for rank in ranks], texts)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a run folder."""
+    return json.loads(path.read_text(encoding="utf-8"))
