@@ -118,7 +118,7 @@ def _compare(
                 row = at_offset.pop(images[0].offset)
                 yield from _compare_sample(dataset, sample, images[0], row, file)
             elif not dataset.manifest.foreign:  # there, unusable samples are left out of the index
-                yield f"{sample.key} is in the tar but not where the index says, or not in the index"
+                yield f"{sample.key} is in the tar but not in the index, or not at its offset"
     except DamagedTar as error:
         yield f"{error}; {len(at_offset)} of its {len(rows)} images were not reached"
         return
