@@ -42,7 +42,7 @@ _NAMES_OF_EVERY_EXPORT = {"", "export", "model", "model.safetensors"}
 def task_config_file(argv: Sequence[str]) -> Path | None:
     """The shipped config of the task that `argv` names (cifar10 unless it names one), if any."""
     task = FinetuneConfig.model_fields["task"].default
-    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+    for argument, following in zip(argv, [*argv[1:], ""], strict=False):
         if argument == "--task":
             task = following
         elif argument.startswith("--task="):

@@ -7,7 +7,6 @@ import os
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import torch
@@ -116,16 +115,6 @@ def build_state(
     if notice:
         logger.warning(notice)
     seed_dropout(config.seed, 0, accelerator.process_index)
-    evaluation = partial(
-        EvalLoader,
-        transform=EvalTransform(start.architecture.image_px, eval_resize_px(config, start)),
-        batch_images=config.evaluation.batch_images,
-        rank=accelerator.process_index,
-        world_size=ranks,
-        loader=config.loader,
-        threads=_threads(config),
-        max_broken_fraction=config.max_broken_fraction,
-    )
     optimizer = torch.optim.SGD(start.model.parameters(), lr=0.0, momentum=config.momentum)
     model, optimizer = accelerator.prepare(start.model, optimizer)
     return TransferState(
@@ -137,8 +126,8 @@ def build_state(
         model=model,
         optimizer=optimizer,
         loader=_train_loader(config, accelerator, data.train, start, micro_images),
-        validation=evaluation(data.validation),
-        test=evaluation(data.test),
+        validation=_eval_loader(config, accelerator, data.validation, start),
+        test=_eval_loader(config, accelerator, data.test, start),
         progress=Progress(config.learning_rates, config.steps),
         store=CheckpointStore(
             folder.checkpoints,
@@ -156,12 +145,8 @@ def seed_dropout(seed: int, total_step: int, rank: int) -> None:
     set_seed(int(random_generator("dropout", seed, total_step, rank).integers(2**31)))
 
 
-def eval_resize_px(config: FinetuneConfig, start: Start) -> int:
-    """Shorter side before the centre crop of evaluation: 7/6 of the input unless it is given."""
-    return config.eval_resize_px or _resize_px(start)
-
-
 def _resize_px(start: Start) -> int:
+    """Shorter side of a resized image before it is cropped to the input, unless it is given."""
     # 448 for 384, the published code's sizes; pretraining's 256 for 224 is another ratio.
     return round(min(start.architecture.image_px) * 7 / 6)
 
@@ -180,6 +165,22 @@ def _train_loader(
         SampleOrder(dataset, num_streams=STREAMS, seed=config.seed),
         transform=TrainTransform(augment, start.architecture.image_px, config.seed),
         batch_images=micro_images,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        loader=config.loader,
+        threads=_threads(config),
+        max_broken_fraction=config.max_broken_fraction,
+    )
+
+
+def _eval_loader(
+    config: FinetuneConfig, accelerator: Accelerator, dataset: ShardedDataset, start: Start
+) -> EvalLoader:
+    resize_px = config.eval_resize_px or _resize_px(start)
+    return EvalLoader(
+        dataset,
+        transform=EvalTransform(start.architecture.image_px, resize_px),
+        batch_images=config.evaluation.batch_images,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         loader=config.loader,

@@ -41,11 +41,15 @@ def transfer(config: FinetuneConfig) -> int:
     accelerator = make_accelerator(config)
     folder = RunFolder(config.run_dir, accelerator.is_main_process)
     with ExitStack() as stack:
-        stack.callback(accelerator.end_training)
+        stack.callback(_leave, accelerator)
         agreed(accelerator, lambda: stack.enter_context(folder.lock()))
         setup_logging(folder.path, accelerator.is_main_process)
-        state = _prepare(config, accelerator, folder)
-        tracked = stack.enter_context(_start_tracking(state))
+        return _run(config, accelerator, folder)
+
+
+def _run(config: FinetuneConfig, accelerator: Accelerator, folder: RunFolder) -> int:
+    state = _prepare(config, accelerator, folder)
+    with _start_tracking(state) as tracked:
         try:
             code = _train_and_finish(state, tracked)
         except TrainingDiverged as diverged:
@@ -54,10 +58,19 @@ def transfer(config: FinetuneConfig) -> int:
         except BaseException as error:
             _fail(state, tracked, error)
             raise
-        # Launchers end all processes when the first one leaves: the main one is still sending.
-        tracked.close()
-        accelerator.wait_for_everyone()
+    # Launchers end all processes when the first one leaves; the main one has sent its results now.
+    accelerator.wait_for_everyone()
     return code
+
+
+def _leave(accelerator: Accelerator) -> None:
+    """Leave the process group, once nothing uses it any more.
+
+    Accelerate and the wrapped model hold on to it, and its threads would then live until the
+    interpreter is half gone: gloo's abort the process at that point, now and then.
+    """
+    accelerator.free_memory()
+    accelerator.end_training()
 
 
 def _prepare(config: FinetuneConfig, accelerator: Accelerator, folder: RunFolder) -> TransferState:

@@ -1,0 +1,28 @@
+"""One toy task for all tests of the package."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from finetune.task_data import prepare_shards
+from tests.finetune.toy_task import write_image_folder
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of the task image-folder, with its shards built."""
+    folder = write_image_folder(tmp_path_factory.mktemp("toy"))
+    prepare_shards("image-folder", folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Runs and stores that a test makes by default stay in its own folder; so does Accelerate."""
+    from accelerate.state import AcceleratorState
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.chdir(tmp_path)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
