@@ -228,14 +228,14 @@ def normalise(
         std: of each channel, on the same scale.
         dtype: of the result; the arithmetic is float32.
     """
-    shift, scale = _shift_and_scale(tuple(mean), tuple(std), images.device)
-    return torch.addcmul(shift, images.to(torch.float32), scale).to(dtype)
+    middle, spread = _in_bytes(tuple(mean), tuple(std), images.device)
+    return ((images - middle) / spread).to(dtype)
 
 
 @lru_cache(maxsize=16)  # a copy to the device each step would make the host wait for it
-def _shift_and_scale(
+def _in_bytes(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
-    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
-    return shift.view(1, -1, 1, 1), scale.view(1, -1, 1, 1)
+    middle = torch.tensor(mean, dtype=torch.float64).mul(255).to(device, torch.float32)
+    spread = torch.tensor(std, dtype=torch.float64).mul(255).to(device, torch.float32)
+    return middle.view(1, -1, 1, 1), spread.view(1, -1, 1, 1)

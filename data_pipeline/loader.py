@@ -6,7 +6,6 @@ allocated beforehand, pinned where there is a GPU. Batches come in order and bou
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from data_pipeline.broken import BrokenList, BrokenRecord, check_broken_budget
 from data_pipeline.image_reader import ImageReader
 from data_pipeline.index import ShardedDataset
 from data_pipeline.order import SampleOrder
+from data_pipeline.worker_processes import num_usable_cores
 
 
 class LoadingFailed(RuntimeError):
@@ -67,10 +67,12 @@ class TrainLoader:
 
     def __post_init__(self) -> None:
         """Start the threads and the first batches."""
-        if self.order.num_images != self.dataset.num_images:
+        identity = self.order.identity()
+        digests = (identity["manifest_digest"], identity["filter_digest"])
+        if digests != (self.dataset.digest, self.dataset.filter_digest):
             raise RefusedInput(
-                f"the order is of {self.order.num_images} images, the dataset has "
-                f"{self.dataset.num_images}"
+                f"the order was made for other images than those of {self.dataset.folder} "
+                "(another dataset or another filter)"
             )
         self._known_broken = BrokenList(self.quarantine or ())
         self._reader = ImageReader(
@@ -145,8 +147,9 @@ class TrainLoader:
             positions = self.order.positions_of_rank(
                 self._ahead, self.batch_images, self.rank, self.world_size
             )
-            rows = self.order.rows_at(positions).tolist()
-            fill = partial(_fill_train, self._reader, self.transform, rows)
+            rows = self.order.rows_at(positions)
+            slots = list(zip(positions.tolist(), rows.tolist(), strict=True))
+            fill = partial(_fill_train, self._reader, self.transform, slots)
             self._threads.submit(
                 PendingBatch(Batch.empty(positions, self.transform.image_size), fill)
             )
@@ -239,19 +242,17 @@ class EvalLoader:
         return PendingBatch(batch, partial(_fill_eval, reader, self.transform, rows.tolist()))
 
 
-def num_usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _fill_train(
-    reader: ImageReader, transform: TrainTransform, rows: list[int], batch: Batch, slot: int
+    reader: ImageReader,
+    transform: TrainTransform,
+    slots: list[tuple[int, int]],
+    batch: Batch,
+    slot: int,
 ) -> None:
-    with _named(reader, rows[slot]):
-        row, image = reader.readable_image(rows[slot])
-        transform(image, int(batch.positions[slot]), batch.images[slot])
+    position, row = slots[slot]
+    with _named(reader, row):
+        row, image = reader.readable_image(row)
+        transform(image, position, batch.images[slot])
     batch.set_source(slot, row, reader.label(row))
 
 
