@@ -130,7 +130,7 @@ class CheckpointStore:
 
         Each newer one that is passed over is reported as a warning, with what is wrong with it.
         """
-        for folder in sorted(self.folder.glob("step-*"), reverse=True):
+        for folder in reversed(self._folders()):
             try:
                 marker = verify_checkpoint(folder)
             except DamagedCheckpoint as damage:
@@ -140,9 +140,13 @@ class CheckpointStore:
             return Checkpoint(marker["step"], folder, marker["metadata"])
         return None
 
+    def _folders(self) -> list[Path]:
+        """Everything under a checkpoint's name, complete or not, oldest first."""
+        return sorted((f for f in self.folder.glob("step-*") if _step_of(f) >= 0), key=_step_of)
+
     def _drop_old(self, newest_step: int) -> None:
         """Remove damaged folders up to the newest complete one, and complete ones beyond `keep`."""
-        folders = [f for f in sorted(self.folder.glob("step-*")) if _step_of(f) <= newest_step]
+        folders = [f for f in self._folders() if _step_of(f) <= newest_step]
         complete = [f for f in folders if f.name not in self._damaged and (f / MARKER).is_file()]
         kept = set(complete[-self.keep :])
         for folder in folders:
