@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -186,7 +188,9 @@ def build_engine(plan: Plan, architecture: Architecture, precision: Precision) -
         accumulation_steps=plan.accumulation_steps,
         precision=precision,
     )
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=options, dist_init_required=False
-    )
+    # The bf16 optimizer of stage 1 prints its memory at six points, past all logging.
+    with contextlib.redirect_stdout(io.StringIO()):
+        engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=options, dist_init_required=False
+        )
     return engine

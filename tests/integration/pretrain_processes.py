@@ -54,10 +54,17 @@ def tiny_shards(folder: Path, shard_images: Sequence[int], seed: int) -> Path:
 
 
 def options(changes: dict[str, Any]) -> list[str]:
-    """Command-line options of the tiny run, with changes; None removes one."""
+    """Command-line options of the tiny run, with changes; None removes one.
+
+    Nothing is sent to MLflow unless a change says where to.
+    """
     values = {**TINY, **changes}
     words = [(f"--{name}", str(value)) for name, value in values.items() if value is not None]
-    return [*(word for pair in words for word in pair), "--tracking.no-enabled"]
+    is_tracked = "tracking.uri" in changes
+    return [
+        *(word for pair in words for word in pair),
+        *(() if is_tracked else ("--tracking.no-enabled",)),
+    ]
 
 
 @dataclass

@@ -36,26 +36,28 @@ def plan_of(shards, tmp_path) -> Callable[..., Plan]:
 
 
 @pytest.fixture
-def one_rank(monkeypatch) -> Iterator[None]:
-    """Lets this process be the only rank of a run, several times over."""
+def one_rank(monkeypatch) -> Iterator[Callable[[], None]]:
+    """Lets this process be the only rank of a run; calling it makes room for another run."""
     import deepspeed.comm.comm
     import torch
     from deepspeed.utils import groups
 
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    for name in ("MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
     variables: dict[str, str] = {}
     set_rank_variables(variables)
+    variables["OMP_NUM_THREADS"] = "1"  # two would spin against whatever else runs
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two spin against whatever else runs
     threads, made_groups = torch.get_num_threads(), dict(vars(groups))
-    yield
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    # DeepSpeed would go on believing in the groups that are gone.
-    deepspeed.comm.comm.cdb = None
-    vars(groups).update(made_groups)
+
+    def forget() -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        # DeepSpeed would go on believing in the groups that are gone.
+        deepspeed.comm.comm.cdb = None
+        vars(groups).update(made_groups)
+
+    yield forget
+    forget()
     torch.set_num_threads(threads)

@@ -26,7 +26,9 @@ def test_steps_are_those_of_plain_pytorch(stage, plan_of, one_rank, tmp_path):
     )
     with open_training(plan) as training:
         reference = build_model(training.architecture, seed=plan.config.seed)
-        optimizer = torch.optim.AdamW(weight_decay_groups(reference, plan.config.optim.weight_decay))
+        optimizer = torch.optim.AdamW(
+            weight_decay_groups(reference, plan.config.optim.weight_decay)
+        )
         batches = [next(training.loader) for _ in range(5 * plan.accumulation_steps)]
         training.loader.skip_to(0)
         norms = []
