@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from configs.errors import RefusedInput
 from tracking.provenance import redact
 from tracking.record import RunRecord, TrackingFiles
+from tracking.sender import failure_reason
 from tracking.store import STORE_FOLDER, open_client, patient_requests, tracking_uri
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _from_mlflow(reference: str, scheme: str, name: str, uri: str) -> ResolvedWe
 
 def _explain(error: Exception, uri: str) -> str:
     code = getattr(error, "error_code", None)
-    reason = " ".join(redact(str(error)).split())[:300]
+    reason = failure_reason(error)
     if code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
         return f"MLflow at {uri} has no such thing ({reason}); list what there is with `mlflow ui`"
     return (

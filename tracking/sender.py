@@ -1,6 +1,7 @@
 """From the journals to MLflow: in order, at least once, and only what MLflow confirmed counts."""
 
 import logging
+import socket
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -140,7 +141,7 @@ class Sender:
         except (MlflowException, KeyError, TypeError, ValueError, FileNotFoundError) as error:
             if kind == "create" or not _is_hopeless(error):
                 raise
-            logger.warning("MLflow: %s was left out: %s", kind, _one_line(error))
+            logger.warning("MLflow: %s was left out: %s", kind, failure_reason(error))
 
     def _send_metrics(self, target: Target, sent: Sent) -> None:
         rows: list[Row] = []
@@ -190,7 +191,13 @@ def _is_hopeless(error: Exception) -> bool:
     return code == "INVALID_PARAMETER_VALUE" if code is not None else True
 
 
-def _one_line(error: BaseException) -> str:
+def failure_reason(error: BaseException) -> str:
+    """What went wrong, in one line without credentials; the network's own words if it was that."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionError | TimeoutError | socket.gaierror):
+            return str(cause) or type(cause).__name__
+        cause = cause.__cause__ or cause.__context__
     # Redacted before it is cut: half an address would not be recognised.
     return " ".join(redact(f"{type(error).__name__}: {error}").split())[:300]
 
@@ -205,7 +212,7 @@ class BackgroundSender(threading.Thread):
         self._wake = threading.Event()
         self._is_closing = False
         self._failures = 0
-        self.last_problem = ""
+        self.last_problem = "no answer yet"
 
     def run(self) -> None:
         """Send, wait, send again; ends when told to close and nothing is left."""
@@ -235,11 +242,11 @@ class BackgroundSender(threading.Thread):
 
     def _report_failure(self, error: Exception) -> None:
         self._failures += 1
-        self.last_problem = _one_line(error)
+        self.last_problem = failure_reason(error)
         if self._failures == 1:
             logger.warning(
-                "MLflow at %s does not take the results now (%s). Training goes on; they are kept "
-                "in %s and sent when it does",
+                "MLflow at %s does not take the results now (%s); they are kept in %s and sent "
+                "when it does",
                 redact(self.sender.uri),
                 self.last_problem,
                 self.sender.files.run_dir,

@@ -22,7 +22,7 @@ from tracking.run import start_run, ui_command
 from tracking.store import open_client
 from tracking.sync import main as sync
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 # What 200 calls may take together on a busy machine; one request to a frozen server takes longer.
 MOST_SECONDS_OF_200_CALLS = 3.0

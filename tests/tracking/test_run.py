@@ -157,3 +157,29 @@ def test_settings_that_can_never_work_are_refused_at_once(begin):
         check_settings(TrackingConfig(uri="file:///x"))
     with pytest.raises(RefusedInput, match="file:///x"):
         begin(settings={"uri": "file:///x"})
+
+
+def test_a_process_leaves_in_time_and_quietly_while_its_server_hangs(tmp_path):
+    code = """if True:
+        import socket, sys
+        from pathlib import Path
+        from configs.schema import TrackingConfig
+        from tracking.run import start_run
+        # Takes connections and never answers, like a frozen server.
+        hung = socket.create_server(("127.0.0.1", 0))
+        settings = TrackingConfig(uri=f"http://127.0.0.1:{hung.getsockname()[1]}")
+        run = start_run(Path(sys.argv[1]), settings, stage="pretrain", params={}, tags={},
+                        is_main=True)
+        run.log_metrics(1, {"train/loss": 0.5})
+        assert run.close(timeout_seconds=2) is False
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "r"],
+        timeout=60,
+        cwd=REPOSITORY_ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("MLflow has not got 1 metric rows and 2 other records")
