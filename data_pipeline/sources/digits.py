@@ -43,7 +43,8 @@ def read_digits(split: str) -> ArraySource:
 def _train_mask(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     """True for the training images, shape (N,): nearly the same share of every class."""
     names = [f"digit {number}".encode() for number in range(len(labels))]
-    hashes = np.array([int.from_bytes(hashlib.sha256(name).digest()[:8], "big") for name in names])
+    digests = [hashlib.sha256(name).digest()[:8] for name in names]
+    hashes = np.array([int.from_bytes(digest, "big") for digest in digests], dtype=np.uint64)
     relative_rank = np.empty(len(labels))
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
