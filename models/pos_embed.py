@@ -54,7 +54,8 @@ def resize_position_embedding(
             num_prefix_tokens=num_prefix_tokens,
         )
     prefix, patches = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
-    image = patches.float().reshape(1, rows, columns, -1).permute(0, 3, 1, 2)
+    # In fp64: torch works out sampling points in the input's precision, and fp32 is off by 2e-6.
+    image = patches.double().reshape(1, rows, columns, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(image, size=tuple(new_grid), mode="bilinear", align_corners=True)
     flat = resized.permute(0, 2, 3, 1).flatten(1, 2).to(pos_embed.dtype)
     return torch.cat([prefix, flat], dim=1)
