@@ -78,10 +78,17 @@ def _leave(training: Training) -> None:
     if training.step >= training.plan.total_steps:
         training.end("FINISHED")
         return
-    reason = stop_requested() or "another rank was asked to"
+    reason = _why_stopped()
     logger.info("stopped at step %d (%s); start again to go on", training.step, reason)
     training.write_status("saved", reason=reason)
     training.end("KILLED")
+
+
+def _why_stopped() -> str:
+    """What the first rank that was asked to stop was told; a collective."""
+    reasons: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(reasons, stop_requested())
+    return next(f"rank {rank}: {reason}" for rank, reason in enumerate(reasons) if reason)
 
 
 def _fail(training: Training, error: BaseException) -> None:

@@ -75,10 +75,17 @@ class Ended:
     texts: list[str]
 
 
+def environment() -> dict[str, str]:
+    """This process's environment, with bytecode kept between the many starts of the tests."""
+    variables = {**os.environ, "PYTHONPYCACHEPREFIX": str(ROOT / ".pytest_cache" / "bytecode")}
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)
+    return variables
+
+
 def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
     """What a launcher would set."""
     return {
-        **os.environ,
+        **environment(),
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(world_size),

@@ -1,0 +1,114 @@
+"""The launchers people use: `deepspeed`, whose own death its ranks must notice, and `torchrun`."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.integration.pretrain_processes import (
+    SCRIPT,
+    environment,
+    options,
+    read_json,
+    tiny_shards,
+)
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+PATIENCE_SECONDS = 240
+DEEPSPEED = (str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+LONG = {
+    "schedule.total-steps": 1_000_000,
+    "logging.every-steps": 5,
+    "evaluation.every-steps": 10**6,
+}
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a launcher with a long run; ends whatever it left behind."""
+    shards = tiny_shards(tmp_path / "train", (40, 37), seed=0)
+    arguments = options({**LONG, "data.train": shards, "run-dir": tmp_path / "run"})
+    started: list[subprocess.Popen] = []
+
+    def start(launcher: Sequence[str]) -> subprocess.Popen:
+        log = (tmp_path / "log").open("a")
+        process = subprocess.Popen(
+            [*launcher, str(SCRIPT), *arguments], env=environment(), stdout=log, stderr=log
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in [*started, *ranks_of(tmp_path / "run")]:
+        process.kill()
+
+
+def ranks_of(run: Path) -> list[psutil.Process]:
+    """Processes that run our script in this run folder, in the order of their ranks."""
+    found = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if str(run) in (words := process.info["cmdline"] or [])
+        and len(words) > 2
+        and str(SCRIPT) in words[1:3]
+    ]
+    return sorted(found, key=lambda process: int(process.environ().get("RANK", "0")))
+
+
+def wait_until(is_true: Callable[[], bool], log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not is_true():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
+def has_reached(run: Path, step: int) -> Callable[[], bool]:
+    def ask() -> bool:
+        status = run / "status.json"
+        if not status.exists():
+            return False
+        content = read_json(status)
+        return content["state"] == "running" and content["step"] >= step
+
+    return ask
+
+
+def test_under_deepspeed_signals_to_a_rank_and_the_launchers_death_both_save(start, tmp_path):
+    run, log = tmp_path / "run", tmp_path / "log"
+    launcher = start(DEEPSPEED)
+    wait_until(has_reached(run, 5), log)
+    assert len(ranks_of(run)) == 2
+    os.kill(ranks_of(run)[1].pid, signal.SIGUSR1)
+    assert launcher.wait(PATIENCE_SECONDS) == 85, log.read_text()
+    first = read_json(run / "status.json")
+    assert (first["state"], first["reason"]) == ("saved", "rank 1: SIGUSR1")
+
+    launcher = start(DEEPSPEED)
+    wait_until(has_reached(run, first["step"] + 5), log)
+    launcher.terminate()
+    launcher.wait(PATIENCE_SECONDS)
+    wait_until(lambda: not ranks_of(run), log)
+    second = read_json(run / "status.json")
+    assert second["state"] == "saved" and second["step"] > first["step"], log.read_text()
+    assert "parent is gone" in second["reason"]
+    assert second["resumed_from_steps"] == [first["step"]]
+    newest = (run / "checkpoints" / "latest").read_text().strip()
+    assert newest == f"step-{second['step']:08d}"
+
+
+def test_under_torchrun_a_signal_to_the_launcher_saves(start, tmp_path):
+    run, log = tmp_path / "run", tmp_path / "log"
+    launcher = start(TORCHRUN)
+    wait_until(has_reached(run, 5), log)
+    launcher.terminate()
+    assert launcher.wait(PATIENCE_SECONDS) != 0
+    wait_until(lambda: not ranks_of(run), log)
+    assert read_json(run / "status.json")["state"] == "saved", log.read_text()
