@@ -69,7 +69,7 @@ def test_normalisation_and_origin_come_with_the_weights(pretrained):
 
 
 def test_a_resolution_that_patches_do_not_divide_is_refused(pretrained):
-    with pytest.raises(RefusedInput, match="--resolution 18 .* 16 or 20"):
+    with pytest.raises(RefusedInput, match=r"--resolution 18 .* 16 or 20"):
         start_from(pretrained, resolution=18)
 
 
