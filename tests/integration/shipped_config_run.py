@@ -1,0 +1,57 @@
+"""One step of a shipped config at toy size, in a process that has torch and deepspeed imported."""
+
+from pathlib import Path
+
+from configs.schema import FinetuneConfig, PretrainConfig
+from configs.yaml_file import read_yaml, validate
+
+TOY = {
+    "model.width": 32,
+    "model.depth": 1,
+    "model.heads": 2,
+    "batch.global-images": 4,
+    "evaluation.batch-images": 4,
+    "loader.threads": 1,
+}
+
+
+def _options(values: dict[str, object]) -> list[str]:
+    words = [word for key, value in values.items() for word in (f"--{key}", str(value))]
+    return [*words, "--tracking.no-enabled"]
+
+
+def pretrain_one_step(path: Path, shards: Path, run_dir: Path) -> None:
+    """Leave with the exit code of `launch/pretrain.py` for one step of 2 x 2 patches."""
+    from launch.pretrain import main
+
+    config = validate(PretrainConfig, read_yaml(path))
+    values: dict[str, object] = {
+        **TOY,
+        "model.image-px": 2 * config.model.patch_px,
+        "schedule.total-steps": 1,
+        "data.train": shards,
+        "data.streams": 2,
+        "run-dir": run_dir,
+    }
+    if config.data.val is not None:
+        values["data.val"] = shards
+    raise SystemExit(main(["--config", str(path), *_options(values)]))
+
+
+def finetune_one_step(path: Path, images: Path, run_dir: Path) -> None:
+    """Leave with the exit code of `finetune/run.py` for one step on an image folder."""
+    from finetune.run import main
+
+    config = validate(FinetuneConfig, read_yaml(path))
+    values: dict[str, object] = {
+        **TOY,
+        "task": "image-folder",
+        "pretrained": "scratch",
+        "data-dir": images,
+        "resolution": 2 * config.model.patch_px,
+        "model.image-px": 2 * config.model.patch_px,
+        "steps": 1,
+        "learning-rates": config.learning_rates[0],
+        "run-dir": run_dir,
+    }
+    raise SystemExit(main(["--config", str(path), *_options(values)]))
