@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import pickle
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,15 +61,22 @@ def _load_without_code(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "weights_only" in str(error):
-            raise RefusedInput(
-                f"{path} can only be loaded by running code that it contains, which vitrain never "
-                "does; save its state dict alone (torch.save(model.state_dict(), ...)) or as "
-                f".safetensors ({_first_line(error)})"
-            ) from error
-        raise RefusedInput(_damaged(path, error)) from error
+        needs = re.search(r"GLOBAL (\S+)", str(error))
+        raise RefusedInput(
+            f"{path} cannot be read as plain weights: "
+            + (
+                f"loading it would run {needs[1]}"
+                if needs
+                else "it is damaged, or not a checkpoint"
+            )
+            + "; vitrain never runs code from a file. Save the state dict alone "
+            "(torch.save(model.state_dict(), ...)) or a .safetensors, or copy the file again"
+        ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise RefusedInput(_damaged(path, error)) from error
+        raise RefusedInput(
+            f"{path} cannot be read as a PyTorch checkpoint ({_first_line(error)}); "
+            "if it was downloaded or copied, do that again"
+        ) from error
 
 
 def read_timm(name: str) -> Weights:
@@ -108,11 +116,13 @@ def weights_of_timm_model(model: VisionTransformer, source: str) -> Weights:
         state_dict["pos_embed"] = torch.cat([zero, state_dict["pos_embed"]], dim=1)
     first_block: Any = model.blocks[0]
     settings: Any = model.pretrained_cfg
+    _check_computes_the_same(model, first_block, source)
     architecture, _ = infer_architecture(
         state_dict,
         source,
         heads=first_block.attn.num_heads,
         grid=tuple(model.patch_embed.grid_size),
+        pool="token" if model.global_pool == "token" else "mean",
     )
     card = WeightsCard(architecture, mean=tuple(settings["mean"]), std=tuple(settings["std"]))
     return Weights(
@@ -122,6 +132,21 @@ def weights_of_timm_model(model: VisionTransformer, source: str) -> Weights:
         architecture=architecture,
         mean=card.mean,
         std=card.std,
+    )
+
+
+def _check_computes_the_same(model: VisionTransformer, first_block: Any, source: str) -> None:
+    """Refuse what differs in ways that no tensor shows."""
+    activation = first_block.mlp.act
+    if model.global_pool not in ("token", "avg") or model.pool_include_prefix:
+        what = f"pools its tokens by {model.global_pool}"
+    elif not isinstance(activation, torch.nn.GELU) or activation.approximate != "none":
+        what = f"uses {activation} between its MLPs' layers"
+    else:
+        return
+    raise RefusedInput(
+        f"{source} is a relative of the plain Vision Transformer that vitrain does not build: "
+        f"it {what}"
     )
 
 
@@ -137,13 +162,6 @@ def _go_offline_without_network() -> None:
         socket.getaddrinfo(host, 443)
     except OSError:
         huggingface_hub.constants.HF_HUB_OFFLINE = True
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    return (
-        f"{path} cannot be read as a PyTorch checkpoint ({_first_line(error)}); "
-        "if it was downloaded or copied, do that again"
-    )
 
 
 def _first_line(error: Exception) -> str:

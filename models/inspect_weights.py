@@ -7,10 +7,19 @@ import math
 from configs.errors import RefusedInput
 from configs.model_sizes import SIZES
 from models.weights_card import StateDict
-from models.zoo import Architecture
+from models.zoo import Architecture, Pool
 
 # Seen in relatives of the plain Vision Transformer, which compute something else.
-_FOREIGN_PARTS = (".ls1.", ".ls2.", ".q_norm.", ".k_norm.", "dist_token", "reg_token", "attn_pool.")
+_FOREIGN_PARTS = (
+    ".ls1.",
+    ".ls2.",
+    ".q_norm.",
+    ".k_norm.",
+    "dist_token",
+    "reg_token",
+    "attn_pool.",
+    "norm_pre.",
+)
 
 
 def infer_architecture(
@@ -19,6 +28,7 @@ def infer_architecture(
     *,
     heads: int | None = None,
     grid: tuple[int, int] | None = None,
+    pool: Pool | None = None,
 ) -> tuple[Architecture, tuple[str, ...]]:
     """Read the architecture off the tensors of a timm state dict.
 
@@ -27,6 +37,7 @@ def infer_architecture(
         source: Where they came from, for messages.
         heads: Attention heads, where something says; no shape shows them.
         grid: (rows, columns) of patches, where something says; a number of tokens does not.
+        pool: What the head sees, where something says.
 
     Returns:
         The architecture, and a sentence for everything that was concluded, not read.
@@ -48,6 +59,10 @@ def infer_architecture(
         side = _conclude_side(num_patches, source)
         grid = (side, side)
         assumptions.append(f"a square grid of {side}x{side} patches, from {num_patches} positions")
+    if pool is None:
+        pool = "token" if class_token and not norm_after_pool else "mean"
+        if pool == "token":
+            assumptions.append("that the head sees the class token")
     head = state_dict.get("head.weight")
     architecture = Architecture(
         depth=depth,
@@ -57,7 +72,7 @@ def infer_architecture(
         patch_px=patch_px,
         image_px=(grid[0] * patch_px, grid[1] * patch_px),
         num_classes=0 if head is None else head.shape[0],
-        pool="mean" if norm_after_pool or not class_token else "token",
+        pool=pool,
         class_token=class_token,
         norm_after_pool=norm_after_pool,
     )

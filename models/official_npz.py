@@ -69,7 +69,9 @@ def read_official_npz(path: Path) -> Weights:
         heads = reader.shape(f"{_block_names(reader, 0)['attention']}/query/kernel")[1]
     except (KeyError, ValueError, IndexError) as error:
         raise RefusedInput(f"{path} lacks part of a Vision Transformer: {error}") from error
-    architecture, assumptions = infer_architecture(state_dict, str(path), heads=heads)
+    architecture, assumptions = infer_architecture(
+        state_dict, str(path), heads=heads, pool="token" if "cls_token" in state_dict else "mean"
+    )
     left_out = {n for n in arrays if not n.startswith(prefix)} | {prefix + n for n in reader.left}
     return Weights(
         state_dict=state_dict,
