@@ -62,15 +62,11 @@ def _load_without_code(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         needs = re.search(r"GLOBAL (\S+)", str(error))
+        why = f"loading it would run {needs[1]}" if needs else "it is damaged, or not a checkpoint"
         raise RefusedInput(
-            f"{path} cannot be read as plain weights: "
-            + (
-                f"loading it would run {needs[1]}"
-                if needs
-                else "it is damaged, or not a checkpoint"
-            )
-            + "; vitrain never runs code from a file. Save the state dict alone "
-            "(torch.save(model.state_dict(), ...)) or a .safetensors, or copy the file again"
+            f"{path} cannot be read as plain weights: {why}; vitrain never runs code from a file. "
+            "Save the state dict alone (torch.save(model.state_dict(), ...)) or a .safetensors, or "
+            "copy the file again"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise RefusedInput(
