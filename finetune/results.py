@@ -47,6 +47,7 @@ def finish(state: TransferState, tracked: TrackedRun) -> Result:
         _draw(state, scores, tracked)
         state.folder.write_result(result)
         tracked.log_artifact(state.folder.path / "result.json")
+        tracked.set_tags({"chosen_learning_rate": f"{result['learning_rate']:g}"})
         tracked.link_transfer(state.start.tags, state.config.task, scores.top1)
         _tell(state, result)
     return result

@@ -97,6 +97,18 @@ def _cpu_was_asked_for() -> bool:
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
 
 
+def launched_in_vain() -> str | None:
+    """A notice when `accelerate launch` was asked for several CPU processes and started one."""
+    environment = os.environ
+    # It sets an address for the others, but without MPI it starts none.
+    if _cpu_was_asked_for() and "MASTER_PORT" in environment and "WORLD_SIZE" not in environment:
+        return (
+            "`accelerate launch --cpu` starts one process whatever --num_processes says; for "
+            "several on CPU: accelerate launch --multi_gpu --num_processes N (without --cpu)"
+        )
+    return None
+
+
 def build_state(
     config: FinetuneConfig,
     accelerator: Accelerator,

@@ -16,7 +16,7 @@ from finetune.loop import train
 from finetune.report import Reporter
 from finetune.results import TrainingDiverged, finish
 from finetune.start import build_start
-from finetune.state import TransferState, build_state, make_accelerator
+from finetune.state import TransferState, build_state, launched_in_vain, make_accelerator
 from finetune.task_data import TaskData, open_task_data, prepare_shards
 from finetune.tasks import TASKS
 from tracking.lineage import resolve_weights
@@ -82,12 +82,14 @@ def _prepare(config: FinetuneConfig, accelerator: Accelerator, folder: RunFolder
         main_first=True,
     )
     classes, device_type = data.train.num_classes, accelerator.device.type
+    if notice := launched_in_vain():
+        logger.warning(notice)
     start = agreed(accelerator, lambda: build_start(config, resolved, classes, device_type))
     state = build_state(config, accelerator, folder, data, start)
     resume(state)
     logger.info(
         "task %s: %d training, %d validation and %d test images of %d classes; input %dx%d; "
-        "%d processes on %s, %s",
+        "%d x %s, %s",
         config.task,
         *(part.num_images for part in (data.train, data.validation, data.test)),
         classes,

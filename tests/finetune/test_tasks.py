@@ -3,8 +3,10 @@ from typing import get_args
 import pytest
 from torchvision import datasets
 
+from configs.load import load_config
 from configs.schema import FinetuneConfig
 from data_pipeline.sources.registry import SOURCES
+from finetune.options import CONFIG_FOLDER
 from finetune.tasks import TASKS
 
 
@@ -38,3 +40,10 @@ def test_downloads_are_those_of_torchvision():
     assert {name: TASKS[name].downloads for name in expected} == expected
     assert TASKS["cifar10"].folder == datasets.CIFAR10.base_folder
     assert TASKS["cifar100"].folder == datasets.CIFAR100.base_folder
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG_FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_shipped_config_is_named_after_its_task_and_says_what_was_measured(path):
+    config = load_config(FinetuneConfig, ["--config", str(path)], "test").config
+    assert config.task == path.stem
+    assert "# Measured here:" in path.read_text(encoding="utf-8")

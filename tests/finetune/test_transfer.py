@@ -6,15 +6,11 @@ from pathlib import Path
 import pytest
 
 from configs.errors import RefusedInput
-from configs.load import load_config
-from configs.schema import FinetuneConfig
-from finetune.options import CONFIG_FOLDER
+from finetune.state import launched_in_vain
 from finetune.transfer import transfer
 from models.weights import load_weights, weights_sha256
 from tests.finetune.toy_task import CLASSES, toy_config
 from training.run_folder import RunFolder
-
-CONFIGS = sorted(CONFIG_FOLDER.glob("*.yaml"))
 
 
 def run(folder: Path, run_dir: Path, **changes) -> dict:
@@ -43,6 +39,25 @@ def test_a_transfer_writes_everything_it_promises(toy_folder, tmp_path):
     steps = [row["step"] for row in rows if "train/loss" in row["values"]]
     assert steps == list(range(1, 25))  # the second learning rate goes on counting
     assert sum("test/top1" in row["values"] for row in rows) == 1
+
+
+def test_bf16_trains_on_after_it_was_scored(toy_folder, tmp_path):
+    result = run(
+        toy_folder, tmp_path / "run", precision="bf16", learning_rates=(0.01, 0.1), steps=12
+    )
+    assert result["test"]["top1"] > 0.9
+    assert all(top1 > 0.9 for top1 in result["validation"].values())
+
+
+def test_several_cpu_processes_that_accelerate_does_not_start_are_told(monkeypatch):
+    for name in ("WORLD_SIZE", "MASTER_PORT", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    assert launched_in_vain() is None
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    assert "--multi_gpu --num_processes N" in str(launched_in_vain())
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert launched_in_vain() is None
 
 
 def test_same_seed_same_weights_other_seed_others(toy_folder, tmp_path):
@@ -89,22 +104,3 @@ def test_a_resumed_run_must_find_the_same_images_and_weights(toy_folder, tmp_pat
     with pytest.raises(RefusedInput, match="starting weights was"):
         transfer(config.model_copy(update={"seed": 1}))
     assert RunFolder(tmp_path / "run").status()["state"] == "saved"  # as it was
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_shipped_config_runs_a_step_at_toy_size(path, toy_folder, tmp_path):
-    shards = tmp_path / "data"
-    shards.mkdir()
-    for split in ("train", "test"):
-        (shards / split).symlink_to(toy_folder / "vitrain-shards" / f"image-folder-{split}")
-    toy = "--resolution 8 --steps 1 --batch.global-images 4 --precision fp32 --loader.threads 1 "
-    toy += "--model.size ti --model.width 32 --model.depth 1 --model.heads 2 --model.patch-px 4"
-    places = f" --data-dir {shards} --run-dir {tmp_path / 'run'} --tracking.no-enabled"
-    argv = ["--config", str(path), *(toy + places).split()]
-    config = load_config(FinetuneConfig, argv, "test").config
-    assert config.task == path.stem
-    (tmp_path / "run").mkdir()
-    assert transfer(config) == 0
-    head = path.read_text().split("stage:")[0]
-    for word in ("Reproduces:", "Command:", "Hardware:", "Expected:", "Measured here:"):
-        assert word in head
