@@ -74,7 +74,7 @@ def index_shards(pattern: str, output: Path, options: IndexOptions) -> IndexSumm
         raise RefusedInput(f"--workers {options.workers}: give at least 1")
     given = None if options.classes is None else read_class_names(options.classes)
     paths = find_shards(pattern)
-    facts = _describe(paths, options, given)
+    facts = _describe(paths, output, options, given)
     manifest = finished_build(output, facts, in_place=True)
     if manifest is not None:
         return IndexSummary(output, manifest, (), already_built=True)
@@ -163,9 +163,9 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
 
 def _describe(
-    paths: list[Path], options: IndexOptions, given: Sequence[str] | None
+    paths: list[Path], output: Path, options: IndexOptions, given: Sequence[str] | None
 ) -> dict[str, Any]:
-    listing = "\n".join(f"{path.name} {path.stat().st_size}" for path in paths)
+    listing = "\n".join(f"{_named(path, output)} {path.stat().st_size}" for path in paths)
     return {
         "kind": "foreign",
         "name": options.name,
@@ -206,7 +206,11 @@ def _joined_table(shards: list[ForeignShard], numbers: dict[RawLabel, int]) -> p
 
 
 def _entry(shard: ForeignShard, output: Path) -> ShardEntry:
+    name = _named(shard.path, output)
+    return ShardEntry(name, len(shard.labels), shard.num_bytes, shard.sha256)
+
+
+def _named(path: Path, output: Path) -> str:
+    """How the manifest in `output` names a shard."""
     folder = Path(os.path.abspath(output))
-    inside = shard.path.is_relative_to(folder)
-    path = shard.path.relative_to(folder) if inside else shard.path
-    return ShardEntry(str(path), len(shard.labels), shard.num_bytes, shard.sha256)
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)

@@ -52,24 +52,35 @@ def read_samples(path: Path) -> Iterator[TarSample]:
     """
     from webdataset.tariterators import group_by_keys  # imports torch
 
+    damage: list[str] = []
     try:
-        for sample in group_by_keys(_members(path)):
+        for sample in group_by_keys(_members(path, damage)):
             places = {name: place for name, place in sample.items() if not name.startswith("__")}
             yield TarSample(sample["__key__"], places)
-    except tarfile.TarError as error:
-        raise DamagedTar(f"not a plain, complete tar file: {error}") from error
     except ValueError as error:  # webdataset: a member name comes twice
         raise DamagedTar(str(error.args[0])) from error
+    if damage:
+        raise DamagedTar(f"not a plain, complete tar file: {damage[0]}")
 
 
-def _members(path: Path) -> Iterator[dict[str, Any]]:
-    # "r:" takes no compression: offsets into a compressed tar would mean nothing.
-    with tarfile.open(path, "r:") as tar:
-        while (member := tar.next()) is not None:
-            vars(tar)["members"].clear()  # tarfile keeps every header it has seen
-            if not member.isreg() or _META_NAME.match(member.name):
-                continue
-            name = member.name.rpartition("/")[2]
-            extension = name.partition(".")[2]
-            place = MemberPlace(extension, member.offset_data, member.size)
-            yield {"fname": member.name, "data": place, "__url__": str(path)}
+def _members(path: Path, damage: list[str]) -> Iterator[dict[str, Any]]:
+    """Regular members up to the end or to where the tar is damaged, which is added to `damage`.
+
+    Raising here would lose the sample that is being grouped.
+    """
+    try:
+        # "r:" takes no compression: offsets into a compressed tar would mean nothing.
+        with tarfile.open(path, "r:") as tar:
+            while (member := tar.next()) is not None:
+                vars(tar)["members"].clear()  # tarfile keeps every header it has seen
+                if not member.isreg() or _META_NAME.match(member.name):
+                    continue
+                name = member.name.rpartition("/")[2]
+                extension = name.partition(".")[2]
+                place = MemberPlace(extension, member.offset_data, member.size)
+                yield {"fname": member.name, "data": place, "__url__": str(path)}
+        # tarfile accepts a file that ends after any member, which a writer that died leaves.
+        if tar.offset >= path.stat().st_size:
+            damage.append("the blocks that end an archive are missing")
+    except tarfile.TarError as error:
+        damage.append(str(error))

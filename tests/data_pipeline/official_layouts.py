@@ -2,6 +2,8 @@
 
 import io
 import pickle
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,14 @@ def image_bytes(number: int, *, size: tuple[int, int] = (8, 6), format: str = "J
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format)
     return buffer.getvalue()
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A small PNG file whose header declares another size."""
+    data = bytearray(image_bytes(0, format="PNG"))
+    data[16:24] = struct.pack(">II", width, height)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
 
 
 def write(path: Path, data: bytes) -> Path:

@@ -1,0 +1,279 @@
+"""Shards written by webdataset itself are indexed where they lie, and read back."""
+
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+
+from configs.errors import RefusedInput
+from data_pipeline.foreign_index import IndexOptions, index_shards
+from data_pipeline.foreign_shards import find_shards
+from data_pipeline.index import main, open_dataset
+from data_pipeline.verify import verify_dataset
+from tests.data_pipeline.official_layouts import image_bytes
+
+FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
+OPTIONS = IndexOptions(name="theirs", split="train", workers=1)
+
+
+def write_shards(folder: Path, samples: list[dict], per_shard: int = 3) -> str:
+    """Write samples with webdataset's own writer; gives the pattern that names the shards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pattern = str(folder / "theirs-%03d.tar")
+    with webdataset.ShardWriter(pattern, maxcount=per_shard, verbose=0) as writer:
+        for sample in samples:
+            writer.write(sample)
+    return str(folder / "theirs-*.tar")
+
+
+def labelled(number: int, **labels) -> dict:
+    """A sample with an image of one of the four extensions, 8 + number pixels wide."""
+    extension = list(FORMATS)[number % 4]
+    data = image_bytes(number, size=(8 + number, 6), format=FORMATS[extension])
+    return {"__key__": f"some/dir.d/{number:05d}", extension: data, **labels}
+
+
+def assert_reads_back(folder: Path, samples: list[dict]) -> None:
+    """Keys, extensions, sizes and bytes of all images, in order."""
+    dataset = open_dataset(folder)
+    assert dataset.num_images == len(samples)
+    assert dataset.manifest.foreign
+    for row, sample in enumerate(samples):
+        extension = dataset.extension(row)
+        assert dataset.key(row) == sample["__key__"]
+        shard = dataset.shard_path(dataset.shard[row]).read_bytes()
+        start = dataset.offset[row]
+        assert shard[start : start + dataset.size[row]] == sample[extension]
+        number = int(sample["__key__"].rpartition("/")[2])
+        assert (dataset.width[row], dataset.height[row]) == (8 + number, 6)
+    assert dataset.source_row.tolist() == list(range(len(samples)))
+
+
+@pytest.mark.parametrize("metadata", ["cls", "json"])
+def test_numbers_stay_numbers(tmp_path, metadata):
+    numbers = [2, 0, 4, 4, 1, 0, 2]
+    samples = [
+        labelled(i, **({"cls": n} if metadata == "cls" else {"json": {"label": n, "x": 1}}))
+        for i, n in enumerate(numbers)
+    ]
+    pattern = write_shards(tmp_path / "tars", samples)
+    summary = index_shards(pattern, tmp_path / "index", OPTIONS)
+    assert_reads_back(tmp_path / "index", samples)
+    dataset = open_dataset(tmp_path / "index")
+    assert dataset.label.tolist() == numbers
+    assert dataset.classes == ("0", "1", "2", "3", "4")
+    assert [shard.num_images for shard in summary.manifest.shards] == [3, 3, 1]
+    assert verify_dataset(tmp_path / "index", decode=True).problems == ()
+
+
+def test_names_are_numbered_in_sorted_order(tmp_path):
+    names = ["emu", "cat", "dog", "cat"]
+    samples = [labelled(i, json={"species": name}) for i, name in enumerate(names)]
+    pattern = write_shards(tmp_path / "tars", samples)
+    options = IndexOptions("theirs", "train", label_field="species", workers=1)
+    index_shards(pattern, tmp_path / "index", options)
+    dataset = open_dataset(tmp_path / "index")
+    assert dataset.classes == ("cat", "dog", "emu")
+    assert dataset.label.tolist() == [2, 0, 1, 0]
+    assert verify_dataset(tmp_path / "index").problems == ()
+    # A validation set that lacks a class takes the numbers of its training set.
+    val = write_shards(tmp_path / "val", [labelled(9, **{"cls": b"emu"})])
+    options = IndexOptions("theirs", "val", classes=tmp_path / "index", workers=1)
+    index_shards(val, tmp_path / "val_index", options)
+    assert open_dataset(tmp_path / "val_index").label.tolist() == [2]
+
+
+def test_class_names_for_numbers_come_from_a_file(tmp_path):
+    pattern = write_shards(tmp_path, [labelled(0, cls=1)])
+    names = tmp_path / "names.txt"
+    names.write_text("tench\ngoldfish\nshark\n")
+    index_shards(pattern, tmp_path / "i", IndexOptions("x", "train", classes=names, workers=1))
+    assert open_dataset(tmp_path / "i").classes == ("tench", "goldfish", "shark")
+
+
+def test_in_place_the_folder_can_be_moved(tmp_path):
+    samples = [labelled(number, cls=0) for number in range(4)]
+    pattern = write_shards(tmp_path / "here", samples)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()}
+    index_shards(pattern, tmp_path / "here", OPTIONS)
+    os.rename(tmp_path / "here", tmp_path / "there")
+    assert_reads_back(tmp_path / "there", samples)
+    after = {name: (tmp_path / "there" / name).read_bytes() for name in before}
+    assert after == before
+    moved = str(tmp_path / "there/theirs-*.tar")
+    assert index_shards(moved, tmp_path / "there", OPTIONS).already_built
+
+
+def test_what_cannot_be_used_is_skipped_and_named(tmp_path):
+    broken = {"__key__": "broken", "jpg": b"\xff\xd8 no image", "cls": 0}
+    samples = [
+        labelled(0, cls=0),
+        {"__key__": "no-image", "cls": 0},
+        {"__key__": "no-label", "png": image_bytes(1, format="PNG")},
+        {"__key__": "two", "png": image_bytes(2, format="PNG"), "jpg": image_bytes(2), "cls": 0},
+        broken,
+        {"__key__": "gif", "jpg": image_bytes(3, format="GIF"), "cls": 0},
+        labelled(4, json={"class": 1}),
+        labelled(5, json={"label": 1.5}),
+        labelled(6, json={"label": True}),
+        labelled(7, **{"json": b"{"}),
+        labelled(8, **{"cls": b" "}),
+        labelled(9, cls=1),
+    ]
+    pattern = write_shards(tmp_path / "tars", samples, per_shard=5)
+    summary = index_shards(pattern, tmp_path / "index", OPTIONS)
+    assert_reads_back(tmp_path / "index", [samples[0], samples[-1]])
+    reasons = {file.where.split("/")[-1].split(" ")[-1]: file.reason for file in summary.skipped}
+    expected = {
+        "no-image": "0 images in the sample, which holds cls; expected one",
+        "no-label": "neither .cls nor .json beside the image",
+        "two": "2 images in the sample",
+        "broken": "not a JPEG, PNG, WebP, GIF or BMP image",
+        "gif": "a GIF file; expected JPEG, PNG or WebP",
+        "00004": "its .json has no field 'label'",
+        "00005": "'label' is 1.5, neither a whole number nor text",
+        "00006": "'label' is True, neither a whole number nor text",
+        "00007": "its .json cannot be read",
+        "00008": "its .cls is empty",
+    }
+    assert reasons.keys() == expected.keys()
+    for key, reason in expected.items():
+        assert reasons[key].startswith(reason)
+    assert "skipped 10 files" in summary.text()
+    assert len((tmp_path / "index/skipped.jsonl").read_text().splitlines()) == 10
+    assert verify_dataset(tmp_path / "index", decode=True).problems == ()
+
+
+def test_archive_metadata_and_other_members_are_passed_over(tmp_path):
+    pattern = write_shards(tmp_path, [{**labelled(0, cls=3), "seg.png": b"mask", "txt": "hello"}])
+    with tarfile.open(tmp_path / "theirs-000.tar", "a") as tar:
+        for name in ("__meta__", "__about__/a.json", "no_extension"):
+            tar.addfile(tarfile.TarInfo(name))
+        folder = tarfile.TarInfo("folder.d")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+    summary = index_shards(pattern, tmp_path / "i", OPTIONS)
+    assert (summary.manifest.num_images, summary.skipped) == (1, ())
+
+
+def test_patterns_name_files_in_order(tmp_path):
+    for name in ("a-000.tar", "a-001.tar", "a-010.tar", "b-000.tar"):
+        (tmp_path / name).write_bytes(b"")
+
+    def names(pattern: str) -> list[str]:
+        return [path.name for path in find_shards(f"{tmp_path}/{pattern}")]
+
+    assert names("a-{001..001}.tar") == ["a-001.tar"]
+    assert names("{b,a}-000.tar") == ["b-000.tar", "a-000.tar"]
+    assert names("a-*.tar") == ["a-000.tar", "a-001.tar", "a-010.tar"]
+    assert names("{a-000,a-00?}.tar") == ["a-000.tar", "a-001.tar"]
+
+
+def test_indexing_again_says_so_and_other_shards_are_refused(tmp_path, capsys):
+    pattern = write_shards(tmp_path / "tars", [labelled(number, cls=0) for number in range(4)])
+    argv = ["--shards", pattern, "--output", str(tmp_path / "index"), "--workers", "1"]
+    assert main(argv) == 0
+    assert "indexed 4 images of 1 classes in 2 shards" in capsys.readouterr().out
+    before = (tmp_path / "index/manifest.json").read_bytes()
+    assert main(argv) == 0
+    assert "already holds the index of these shards" in capsys.readouterr().out
+    with pytest.raises(RefusedInput, match=r"already holds another dataset .*label_field"):
+        main([*argv, "--label-field", "class"])
+    fewer = ["--shards", str(tmp_path / "tars/theirs-000.tar"), *argv[2:]]
+    with pytest.raises(RefusedInput, match=r"already holds another dataset .*fingerprint"):
+        main(fewer)
+    assert (tmp_path / "index/manifest.json").read_bytes() == before
+
+
+LABELS = {
+    "mixed": ([1, "cat"], None, r"numbers in some samples \(1\) and names in others \('cat'\)"),
+    "negative": ([0, -1], None, "label -1 is not a class number"),
+    "too large": ([0, 3], "a\nb\nc\n", r"label 3 is not a class number 0\.\.2"),
+    "unknown name": (["a", "d"], "a\nb\nc\n", r"label 'd' \(1 such\) is not in --classes"),
+    "no classes": ([0], "\n", "give every class once"),
+    "class twice": ([0], "a\na\n", "give every class once"),
+}
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_impossible_labels_are_refused(tmp_path, case):
+    labels, classes, message = LABELS[case]
+    samples = [labelled(number, json={"label": label}) for number, label in enumerate(labels)]
+    argv = ["--shards", write_shards(tmp_path, samples), "--output", str(tmp_path / "i")]
+    if classes is not None:
+        (tmp_path / "names.txt").write_text(classes)
+        argv += ["--classes", str(tmp_path / "names.txt")]
+    with pytest.raises(RefusedInput, match=message):
+        main([*argv, "--workers", "1"])
+    assert not (tmp_path / "i").exists()
+
+
+def damaged_tar(folder: Path, damage: str) -> str:
+    pattern = write_shards(folder, [labelled(number, cls=0) for number in range(3)])
+    path = folder / "theirs-000.tar"
+    data = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(data[: len(data) // 2 - 100])
+    elif damage == "garbage":
+        path.write_bytes(b"not a tar" * 1000)
+    elif damage == "compressed":
+        with tarfile.open(path, "w:gz") as tar:
+            tar.addfile(tarfile.TarInfo("a.cls"))
+    elif damage == "twice":
+        with tarfile.open(path, "a") as tar:
+            for _ in range(2):
+                tar.addfile(tarfile.TarInfo("a.cls"))
+    elif damage == "empty":
+        with tarfile.open(path, "w"):
+            pass
+    return pattern
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("cut", r"theirs-000.tar: not a plain, complete tar file: empty header"),
+        ("garbage", "not a plain, complete tar file"),
+        ("compressed", "not a plain, complete tar file"),
+        ("twice", "duplicate file name"),
+        ("empty", "the tars hold no samples|no sample can be used"),
+    ],
+)
+def test_damaged_tars_are_refused(tmp_path, damage, message):
+    pattern = damaged_tar(tmp_path, damage)
+    with pytest.raises(RefusedInput, match=message):
+        index_shards(pattern, tmp_path / "i", OPTIONS)
+    assert not (tmp_path / "i").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--shards", "pipe:cat a.tar"], "only local files can be indexed"),
+        (["--shards", "https://example.org/{00..10}.tar"], "only local files can be indexed"),
+        (["--shards", "/nowhere/{00..10}.tar"], "there is no file /nowhere/00.tar"),
+        (["--shards", "/"], "/ is not a file"),
+        (["--workers", "0"], "--workers 0: give at least 1"),
+        (["--classes", "/nowhere"], "--classes /nowhere is neither a text file"),
+    ],
+)
+def test_bad_options_are_refused(tmp_path, options, message):
+    pattern = write_shards(tmp_path, [labelled(0, cls=0)])
+    with pytest.raises(RefusedInput, match=message):
+        main(["--shards", pattern, "--output", str(tmp_path / "i"), *options])
+
+
+@pytest.mark.integration
+def test_rows_lie_in_index_order_also_with_several_processes(tmp_path):
+    samples = [labelled(number, cls=number % 2) for number in range(8)]
+    pattern = write_shards(tmp_path / "tars", samples, per_shard=2)
+    index_shards(pattern, tmp_path / "one", OPTIONS)
+    index_shards(pattern, tmp_path / "two", IndexOptions("theirs", "train", workers=2))
+    one, two = (json.loads((tmp_path / n / "manifest.json").read_text()) for n in ("one", "two"))
+    assert one == two
+    assert_reads_back(tmp_path / "two", samples)
+    assert np.array_equal(open_dataset(tmp_path / "two").label, [0, 1] * 4)
