@@ -152,13 +152,14 @@ class ProgressLine:
 
         Args:
             step: Steps made so far.
-            metrics: By name; a group before a slash is ignored ("train/loss" is shown as loss).
-                Shown are loss, lr, grad_norm, images_per_second, data_wait_fraction, mfu,
-                memory_gib, top1, top5 and mean_per_class, as far as they are there.
+            metrics: By name, with a group before a slash ("train/loss" is shown as loss, and
+                "validation/loss" as loss in a line that says it is of validation). Shown is what
+                `_COLUMNS` knows.
         """
         shown = {name.rsplit("/", 1)[-1]: value for name, value in metrics.items()}
         width = len(str(self._total_steps))
         parts = [f"step {step:>{width}}/{self._total_steps}"]
+        parts += sorted({name.split("/", 1)[0] for name in metrics} & _NAMED_GROUPS)
         parts += [write(shown[name]) for name, write in _COLUMNS.items() if name in shown]
         left = self._seconds_left(step)
         if left is not None:
@@ -189,8 +190,10 @@ _COLUMNS: dict[str, Callable[[float], str]] = {
     "images_per_second": lambda value: f"{value:,.0f} images/s",
     "data_wait_fraction": lambda value: f"data wait {value:.1%}",
     "mfu": lambda value: f"MFU {value:.1%}",
-    "memory_gib": lambda value: f"{value:.1f} GiB",
+    "memory_gib": lambda value: f"memory {value:.1f} GiB",
+    "gpu_memory_peak_gib": lambda value: f"GPU memory {value:.1f} GiB",
 }
+_NAMED_GROUPS = {"validation", "test"}
 
 
 def format_duration(seconds: float) -> str:

@@ -57,12 +57,18 @@ def test_a_line_holds_everything_asked_for(capsys):
         "grad norm 0.988",
         "12,346 images/s",
         "data wait 1.2%",
-        "3.2 GiB",
+        "memory 3.2 GiB",
         "8m00s left",  # 100 of 900 steps took a minute, 800 are left
     ):
         assert part in line
     assert "unknown" not in line
     assert line.count("\n") == 0
+
+
+def test_a_line_says_that_it_is_of_validation(capsys):
+    setup_logging(None, True)
+    ProgressLine(10).log(5, {"validation/top1": 0.123, "validation/loss": 2.0})
+    assert "step  5/10 | validation | loss 2.0000 | top-1 12.30%" in capsys.readouterr().out
 
 
 def test_the_run_folder_keeps_the_log_of_every_start(tmp_path, capsys):
