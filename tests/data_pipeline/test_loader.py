@@ -1,6 +1,5 @@
 """From a position to batches: order, pixels, broken images, errors, and no thread left behind."""
 
-import gc
 import os
 import subprocess
 import sys
@@ -45,7 +44,6 @@ def our_threads() -> list[str]:
 @pytest.fixture(autouse=True)
 def no_thread_survives() -> Iterator[None]:
     yield
-    gc.collect()
     assert our_threads() == []
 
 
@@ -356,7 +354,6 @@ def test_threads_end_with_a_forgotten_loader(dataset: ShardedDataset) -> None:
     loader = train_loader(dataset, transform=slow, batch_images=500)
     assert our_threads()
     del loader
-    gc.collect()
     assert our_threads() == []
 
 
@@ -367,7 +364,6 @@ def test_threads_end_with_a_consumer_thread_that_dies(dataset: ShardedDataset) -
     thread = threading.Thread(target=consume)
     thread.start()
     thread.join(20)
-    gc.collect()
     assert our_threads() == []
 
 
@@ -451,7 +447,6 @@ def test_evaluation_may_be_repeated_and_left_early(dataset: ShardedDataset) -> N
         assert_same(batch, first[0])
         break
     del batch
-    gc.collect()
     assert our_threads() == []
     for a, b in zip(loader, first, strict=True):
         assert_same(a, b)
