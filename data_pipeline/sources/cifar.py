@@ -113,10 +113,8 @@ def _field(path: Path, batch: dict[str, Any], name: str) -> Any:
 class _ArraysOnly(pickle.Unpickler):
     """Builds numpy arrays and plain containers; refuses to name any other function or class."""
 
-    # The first name is how numpy 1 and Python 2 spelled it, which is how CIFAR was written.
     _ALLOWED = frozenset(
         {
-            ("numpy.core.multiarray", "_reconstruct"),
             ("numpy._core.multiarray", "_reconstruct"),
             ("numpy", "ndarray"),
             ("numpy", "dtype"),
@@ -125,6 +123,9 @@ class _ArraysOnly(pickle.Unpickler):
     )
 
     def find_class(self, module: str, name: str) -> Any:
+        # CIFAR was written with numpy 1, where the private package had another name.
+        if module == "numpy.core.multiarray":
+            module = "numpy._core.multiarray"
         if (module, name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR batch needs")
         return super().find_class(module, name)

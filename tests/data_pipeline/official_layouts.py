@@ -121,7 +121,27 @@ def _write_batch(path: Path, count: int, labels_field: str, classes: int, seed: 
     rng = np.random.default_rng(seed)
     data = rng.integers(0, 256, (count, 3072), dtype=np.uint8)
     labels = rng.integers(0, classes, count).tolist()
-    _dump(path, {"data": data, labels_field: labels, "batch_label": path.name})
+    path.write_bytes(python2_batch(data, labels_field, labels))
+
+
+def python2_batch(data: np.ndarray, labels_field: str, labels: list[int]) -> bytes:
+    """The pickle that Python 2 and numpy 1 wrote of {"data": data, labels_field: labels}.
+
+    Python 3 cannot write it: text and array contents are opcodes of byte strings (U, T), and numpy
+    is asked for under its old name.
+    """
+
+    def text(value: str) -> bytes:
+        return b"U" + bytes([len(value)]) + value.encode()
+
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85" + text("b") + b"\x87R"
+    dtype = b"cnumpy\ndtype\n" + text("u1") + b"K\0K\1\x87R"
+    dtype += b"(K\3" + text("|") + b"NNN" + 2 * b"J\xff\xff\xff\xff" + b"K\0tb"
+    shape = b"K" + bytes([data.shape[0]]) + b"M" + struct.pack("<H", data.shape[1]) + b"\x86"
+    content = b"T" + struct.pack("<I", data.nbytes) + data.tobytes()
+    numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    state = b"(K\1" + shape + dtype + b"\x89" + content + b"tb"
+    return b"\x80\x02}(" + text("data") + array + state + text(labels_field) + numbers + b"u."
 
 
 def _dump(path: Path, content: object) -> None:

@@ -207,7 +207,7 @@ def test_what_is_not_a_dataset_is_refused(tmp_path, monkeypatch, argv):
 @pytest.mark.integration
 def test_exit_codes(dataset, tmp_path):
     def code(folder) -> int:
-        command = [sys.executable, "-m", "data_pipeline.verify", str(folder), "--decode"]
+        command = [sys.executable, "-m", "data_pipeline.verify", str(folder)]
         return subprocess.run(command, capture_output=True, timeout=120).returncode
 
     assert code(dataset) == 0
