@@ -229,7 +229,7 @@ def normalise(
         dtype: of the result; the arithmetic is float32.
     """
     middle, spread = _in_bytes(tuple(mean), tuple(std), images.device)
-    return ((images - middle) / spread).to(dtype)
+    return (images - middle).div_(spread).to(dtype)
 
 
 @lru_cache(maxsize=16)  # a copy to the device each step would make the host wait for it
