@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -39,7 +41,7 @@ def run_jobs(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["webdataset", "pyarrow", "PIL.Image"])
     running: set[Future[Result]] = set()
-    with ProcessPoolExecutor(num_workers, context, initializer=_ignore_interrupts) as executor:
+    with ProcessPoolExecutor(num_workers, context, initializer=_follow_parent) as executor:
         try:
             for job in jobs:
                 running.add(executor.submit(function, job))
@@ -57,6 +59,18 @@ def run_jobs(
             executor.shutdown(cancel_futures=True)
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches every process of the terminal; the parent alone ends the work."""
+def _follow_parent() -> None:
+    """Let the parent alone decide when work ends: by telling so, or by being gone.
+
+    Ctrl-C reaches every process of the terminal, and a worker whose parent was killed would wait
+    for its next job for ever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this runs in a worker process"
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
