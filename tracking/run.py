@@ -241,7 +241,7 @@ def start_run(
     run = TrackedRun(files, background)
     clean_params = {key: redact(str(value)) for key, value in params.items()}
     all_tags = {"stage": stage, **run_tags(), **{key: str(value) for key, value in tags.items()}}
-    starts = [event for event, _ in read_rows(files.events) if event["kind"] in STARTS]
+    starts = [event for event, _ in read_rows(files.events) if event.get("kind") in STARTS]
     all_tags["starts"] = str(len(starts) + 1)
     if not starts:
         facts = {"experiment": record.experiment, "run_name": record.run_name}
