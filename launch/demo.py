@@ -56,6 +56,7 @@ def stages(num_gpus: int, extra: Sequence[str] = ()) -> list[Stage]:
     python = sys.executable
     launcher = str(Path(python).with_name("deepspeed"))
     ranks = num_gpus or CPU_RANKS
+    pretrain = ("launch/pretrain.py", "--config", str(PRETRAIN_CONFIG), "--run-dir", str(PRETRAIN))
     finetune = (python, "finetune/run.py", "--task", "digits", *extra)
     build = "-m data_pipeline.build --source fractals --split train --output"
     return [
@@ -66,8 +67,7 @@ def stages(num_gpus: int, extra: Sequence[str] = ()) -> list[Stage]:
         ),
         Stage(
             f"2/4  pretraining with DeepSpeed ZeRO-1 on {ranks} ranks",
-            (launcher, "--num_gpus", str(ranks), "launch/pretrain.py")
-            + ("--config", str(PRETRAIN_CONFIG), "--run-dir", str(PRETRAIN), *extra),
+            (launcher, "--num_gpus", str(ranks), *pretrain, *extra),
             PRETRAIN / "result.json",
         ),
         Stage(
