@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from finetune.task_data import prepare_shards
-from tests.finetune.toy_task import write_image_folder
+from tests.finetune.toy_task import forget_accelerate, write_image_folder
 
 
 @pytest.fixture(scope="session")
@@ -20,9 +20,7 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Runs and stores that a test makes by default stay in its own folder; so does Accelerate."""
-    from accelerate.state import AcceleratorState
-
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.chdir(tmp_path)
     yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+    forget_accelerate()

@@ -26,6 +26,13 @@ def write_image_folder(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
+def forget_accelerate() -> None:
+    """Let the next transfer in this process choose its own precision and device."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def toy_config(**changes: Any) -> FinetuneConfig:
     """A run of seconds: a tiny model, fp32, nothing sent to MLflow."""
     options: dict[str, Any] = {
