@@ -239,6 +239,7 @@ def start_run(
     record = _record(files, settings, stage, uri)
     background = BackgroundSender(Sender(files.run_dir, uri)) if uri else None
     run = TrackedRun(files, background)
+    _forget_lost_rows(files)
     clean_params = {key: redact(str(value)) for key, value in params.items()}
     all_tags = {"stage": stage, **run_tags(), **{key: str(value) for key, value in tags.items()}}
     starts = [event for event, _ in read_rows(files.events) if event.get("kind") in STARTS]
@@ -280,6 +281,13 @@ def _record(
         files.sent.parent.mkdir(parents=True, exist_ok=True)
         Sent().save(files.sent)
     return record
+
+
+def _forget_lost_rows(files: TrackingFiles) -> None:
+    """Send all anew if a power cut took sent rows: the offsets would skip what follows."""
+    sent = Sent.load(files.sent)
+    if sent.metrics > files.metrics.stat().st_size or sent.events > files.events.stat().st_size:
+        Sent().save(files.sent)
 
 
 def _now_ms() -> int:

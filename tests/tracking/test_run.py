@@ -183,3 +183,17 @@ def test_a_process_leaves_in_time_and_quietly_while_its_server_hangs(tmp_path):
     assert done.returncode == 0
     (line,) = done.stderr.splitlines()
     assert line.startswith("MLflow has not got 1 metric rows and 2 other records")
+
+
+def test_rows_lost_in_a_power_cut_do_not_hide_the_rows_after_them(begin, client, tmp_path):
+    first = begin("cut")
+    for step in range(1, 6):
+        first.log_metrics(step, {"train/loss": float(step)})
+    assert first.close("KILLED")
+    journal = tmp_path / "cut" / "metrics.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]))
+    second = begin("cut")
+    for step in range(3, 8):
+        second.log_metrics(step, {"train/loss": float(step)})
+    assert second.close()
+    assert {step for step, _ in history(client, second, "train/loss")} == set(range(1, 8))
