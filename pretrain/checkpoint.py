@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from data_pipeline.broken import BrokenRecord
 from pretrain.agreement import on_main, together
+from pretrain.failures import TrainingStopped
 from pretrain.resume import check_same_run, run_identity
 from pretrain.state import Training
 from training.checkpoint_store import Checkpoint
@@ -35,8 +36,15 @@ def save_checkpoint(training: Training) -> None:
     step, store, rank = training.step, training.store, training.plan.ranks.rank
     on_main(lambda: store.begin(step))
     temporary = store.temporary_folder(step)
-    # save_latest writes before the other ranks have ended and without fsync; ours is in the store.
-    training.engine.save_checkpoint(str(temporary), tag=_TAG, save_latest=False)
+    try:
+        # save_latest writes before the other ranks have ended; the store has its own.
+        training.engine.save_checkpoint(str(temporary), tag=_TAG, save_latest=False)
+    except (OSError, RuntimeError) as error:
+        # The others wait inside DeepSpeed's barrier, and end when this process does.
+        raise TrainingStopped(
+            f"rank {rank} could not save the checkpoint of step {step}: {error}; "
+            "earlier checkpoints are as they were"
+        ) from error
 
     def write_own_state() -> list[str]:
         torch.save(_rank_state(training), temporary / _rank_file(rank))

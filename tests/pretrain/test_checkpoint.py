@@ -116,6 +116,30 @@ def test_a_checkpoint_that_a_rank_cannot_load_stops_all_with_a_sentence(
         loop.pretrain(longer)
 
 
+def test_a_full_disk_stops_with_a_sentence_and_spares_earlier_checkpoints(
+    plan_of, one_rank, monkeypatch
+):
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    plain = DeepSpeedEngine.save_checkpoint
+
+    def full_at_step_8(engine, folder, **options):
+        if "00000008" in folder:
+            raise OSError(28, "No space left on device")
+        return plain(engine, folder, **options)
+
+    monkeypatch.setattr(DeepSpeedEngine, "save_checkpoint", full_at_step_8)
+    plan = plan_of()
+    with pytest.raises(TrainingStopped, match=r"rank 0 could not save .* step 8: .*No space left"):
+        loop.pretrain(plan)
+    assert json.loads((plan.run_dir / "status.json").read_text())["state"] == "failed"
+    one_rank()
+    monkeypatch.undo()
+    assert [path.name for path in (plan.run_dir / "checkpoints").glob("step-*")] == [
+        "step-00000004"
+    ]
+
+
 def test_weight_decay_is_looked_at_after_loading(plan_of, one_rank, monkeypatch):
     plan = plan_of({"schedule.total-steps": 2, "data.val": None})
     assert loop.pretrain(plan) == 0
