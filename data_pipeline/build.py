@@ -222,7 +222,7 @@ def _opened_source(options: argparse.Namespace) -> str | Source:
     if options.source != "fractals":
         option = f"--fractal-{next(iter(chosen)).replace('_', '-')}"
         raise RefusedInput(f"{option} goes only with --source fractals, not {options.source}")
-    open_source("fractals", options.input, options.split)
+    open_source("fractals", options.input, options.split)  # refuses a wrong split or an --input
     return FractalSource(options.split, FractalOptions(**chosen))
 
 

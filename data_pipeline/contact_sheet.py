@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from configs.errors import RefusedInput
+from configs.schema import LoaderConfig
 from data_pipeline.augment import TrainTransform
 from data_pipeline.broken import BrokenImage
 from data_pipeline.dataset import ShardedDataset
@@ -24,7 +25,6 @@ _TEXT_PX = 12
 _TEXT_CHARACTERS = 18
 _VIEWS = 5
 _COLUMNS = 8
-_MAX_PIXELS = 178_956_970  # as the loader's default
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def draw_contact_sheet(dataset: ShardedDataset, sheet: Sheet, path: Path) -> Non
         for number, row in enumerate(rows.tolist()):
             name = dataset.classes[int(dataset.label[row])]
             try:
-                image = decode_image(reader.read(row), max_pixels=_MAX_PIXELS)
+                image = decode_image(reader.read(row), max_pixels=LoaderConfig().max_image_pixels)
             except BrokenImage as error:
                 tiles += [(Image.new("RGB", (1, 1), "red"), f"broken: {error}")]
                 tiles += [(Image.new("RGB", (1, 1), "white"), "")] * _num_views(sheet)

@@ -46,14 +46,18 @@ def find_shards(pattern: str) -> list[Path]:
     Raises:
         RefusedInput: It is a URL or a command, a file of a brace list is missing, or nothing fits.
     """
-    from braceexpand import braceexpand  # comes with webdataset
+    from webdataset.shardlists import expand_urls  # imports torch
 
     if "://" in pattern or pattern.startswith("pipe:"):
         raise RefusedInput(
             f"--shards {pattern}: only local files can be indexed; download the shards first"
         )
+    try:
+        names = expand_urls(pattern)
+    except ValueError as error:
+        raise RefusedInput(f"--shards {pattern}: {error}") from error
     found: list[Path] = []
-    for name in braceexpand(pattern):
+    for name in names:
         matches = sorted(glob.glob(name))
         if not matches:
             raise RefusedInput(f"--shards {pattern}: there is no file {name}")

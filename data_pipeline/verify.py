@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from configs.errors import RefusedInput
+from configs.schema import LoaderConfig
 from data_pipeline.dataset import ShardedDataset, disagreements, index_digest, read_index
 from data_pipeline.foreign_shards import Unlabelled, read_label
 from data_pipeline.manifest import Manifest, file_sha256
@@ -27,7 +28,6 @@ from data_pipeline.worker_processes import num_usable_cores
 
 EXIT_SOUND = 0
 EXIT_DAMAGED = 1
-_MAX_PIXELS = 178_956_970  # as the loader's default
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,9 @@ def _undecodable(
     for row in rows.tolist():
         file.seek(int(dataset.offset[row]))
         try:
-            decode_image(file.read(int(dataset.size[row])), max_pixels=_MAX_PIXELS)
+            decode_image(
+                file.read(int(dataset.size[row])), max_pixels=LoaderConfig().max_image_pixels
+            )
         except BrokenImage as error:
             yield f"{dataset.key(row)}.{dataset.extension(row)} does not decode: {error}"
 

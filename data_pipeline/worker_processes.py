@@ -20,7 +20,9 @@ Result = TypeVar("Result")
 
 def num_usable_cores() -> int:
     """Cores that this process may run on, which a job scheduler can make fewer than there are."""
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def run_jobs(

@@ -257,6 +257,7 @@ def test_damaged_tars_are_refused(tmp_path, damage, message):
         (["--shards", "https://example.org/{00..10}.tar"], "only local files can be indexed"),
         (["--shards", "/nowhere/{00..10}.tar"], "there is no file /nowhere/00.tar"),
         (["--shards", "/"], "/ is not a file"),
+        (["--shards", "/nowhere/{00..10"], r"--shards /nowhere/\{00..10: Unbalanced braces"),
         (["--workers", "0"], "--workers 0: give at least 1"),
         (["--classes", "/nowhere"], "--classes /nowhere is neither a text file"),
     ],
