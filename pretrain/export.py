@@ -64,7 +64,6 @@ def _write(training: Training, weights: dict[str, torch.Tensor]) -> None:
             "world_size": plan.ranks.world_size,
             "data_digest": plan.train.digest,
             "broken_images": len(training.broken),
-            "mlflow_run_id": training.tracked.run_id,
         }
     )
     training.tracked.log_artifact(training.folder.path / "result.json")

@@ -24,7 +24,7 @@ from data_pipeline.loader import TrainLoader
 from launch.pretrain import main
 
 drive = json.loads(sys.argv.pop(1))
-rank = int(os.environ["RANK"])
+rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID", "0"))
 is_driven = rank == drive.get("on_rank", rank)
 
 

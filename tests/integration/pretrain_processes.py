@@ -82,16 +82,26 @@ def environment() -> dict[str, str]:
     return variables
 
 
-def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
-    """What a launcher would set."""
+def rank_environment(started_by: str, rank: int, world_size: int) -> dict[str, str]:
+    """What a launcher, `srun` or nobody ("alone") sets for a rank; all but the port."""
+    rank_name, size_name = str(rank), str(world_size)
+    if started_by == "alone":
+        return {}
+    if started_by == "srun":
+        return {
+            "SLURM_JOB_ID": str(os.getpid()),
+            "SLURM_STEP_ID": "0",
+            "SLURM_PROCID": rank_name,
+            "SLURM_LOCALID": rank_name,
+            "SLURM_NTASKS": size_name,
+            "SLURM_TASKS_PER_NODE": size_name,
+        }
     return {
-        **environment(),
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_WORLD_SIZE": str(world_size),
+        "RANK": rank_name,
+        "LOCAL_RANK": rank_name,
+        "WORLD_SIZE": size_name,
+        "LOCAL_WORLD_SIZE": size_name,
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
     }
 
 
@@ -100,18 +110,19 @@ def run_ranks(
     arguments: Sequence[str],
     *,
     drive: dict[str, Any] | None = None,
+    started_by: str = "launcher",
     seconds: float = RUN_SECONDS,
 ) -> Ended:
     """Start the ranks and wait for all of them; those that do not end in time are killed.
 
     `drive` starts them through drive_pretrain.py, which does to them what it says.
     """
-    port = free_port()
+    port = {} if started_by == "alone" else {"MASTER_PORT": str(free_port())}
     program = [str(SCRIPT)] if drive is None else [str(DRIVER), json.dumps(drive)]
     ranks = [
         subprocess.Popen(
             [sys.executable, *program, *arguments],
-            env=rank_environment(rank, world_size, port),
+            env={**environment(), **port, **rank_environment(started_by, rank, world_size)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

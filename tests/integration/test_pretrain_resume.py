@@ -78,11 +78,13 @@ def test_stopped_killed_and_resumed_runs_end_with_the_same_weights(settings, sha
 
 
 def test_every_global_batch_holds_the_same_images_at_one_and_two_ranks(shards, tmp_path):
-    for world_size in (1, 2):
+    for world_size, started_by in ((1, "alone"), (2, "srun")):
         folder = tmp_path / str(world_size)
         folder.mkdir()
         arguments = options({**shards, "data.val": None, "run-dir": folder / "run"})
-        ended = run_ranks(world_size, arguments, drive={"record": str(folder)})
+        ended = run_ranks(
+            world_size, arguments, drive={"record": str(folder)}, started_by=started_by
+        )
         assert ended.codes == [0] * world_size, ended.texts
 
     assert seen(tmp_path / "1") == seen(tmp_path / "2")
