@@ -4,12 +4,14 @@ In the lowest row of the architecture because every package writes such files.
 """
 
 import os
+import threading
 from pathlib import Path
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace `path` by a file of this text: a reader sees the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    writer = f"{os.getpid()}-{threading.get_ident()}"
+    temporary = path.with_name(f".{path.name}.{writer}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from configs.durable_files import write_atomically
 from configs.errors import RefusedInput
 
 MANIFEST_FILE = "manifest.json"
@@ -93,13 +93,7 @@ class Manifest:
         """Write `manifest.json` into `folder`, under a temporary name first."""
         fields = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, **asdict(self)}
         path = folder / MANIFEST_FILE
-        temporary = folder / f"{MANIFEST_FILE}.partial"
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(fields, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_atomically(path, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
         return path
 
     @classmethod

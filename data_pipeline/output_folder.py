@@ -134,9 +134,14 @@ def _remove_leftovers(output: Path) -> None:
     """Remove what a build that did not finish wrote; the lock is held."""
     if (output / MANIFEST_FILE).exists():
         return
-    partial = {INDEX_FILE, f"{INDEX_FILE}.partial", f"{MANIFEST_FILE}.partial", SKIPPED_FILE}
+    partial = {INDEX_FILE, f"{INDEX_FILE}.partial", SKIPPED_FILE}
     for path in output.iterdir():
-        if path.name in partial or _SHARD_NAME.fullmatch(path.name):
+        # The manifest is written as .manifest.json.*.tmp before it gets its name.
+        if (
+            path.name in partial
+            or path.name.startswith(f".{MANIFEST_FILE}.")
+            or _SHARD_NAME.fullmatch(path.name)
+        ):
             path.unlink()
     for path in (output / BUILDING_FOLDER).iterdir():
         if path.name != _LOCK_FILE:

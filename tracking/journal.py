@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from configs.durable_files import write_atomically
+
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 
@@ -126,9 +128,7 @@ def encode_number(value: float) -> float | str:
 
 def write_json(path: Path, content: Row) -> None:
     """Replace a JSON file in one step: readers find the old or the new content, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Row:
