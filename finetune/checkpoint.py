@@ -28,7 +28,7 @@ def run_identity(state: TransferState) -> dict[str, Any]:
     """What a run keeps for life: options, starting weights, images and their order."""
     return {
         **identity(state.config),
-        "precision": state.accelerator.mixed_precision,
+        "precision": state.precision,
         "starting weights": state.start.sha256,
         **{f"training images {k}": v for k, v in state.loader.order.identity().items()},
         "validation images": state.data.validation.filter_digest,

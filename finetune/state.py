@@ -71,6 +71,11 @@ class TransferState:
         """Time spent training and validating, over all starts of the run."""
         return self.progress.seconds + time.monotonic() - self.started
 
+    @property
+    def precision(self) -> str:
+        """Of the forward pass: "fp32" or "bf16"; weights and updates are fp32."""
+        return "bf16" if self.accelerator.mixed_precision == "bf16" else "fp32"
+
     def bare_model(self) -> nn.Module:
         """The model without what Accelerate wraps around it."""
         return self.accelerator.unwrap_model(self.model)

@@ -96,7 +96,7 @@ def _prepare(config: FinetuneConfig, accelerator: Accelerator, folder: RunFolder
         *start.architecture.image_px,
         accelerator.num_processes,
         device_type,
-        "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
+        state.precision,
     )
     return state
 
