@@ -75,12 +75,13 @@ def _leave(accelerator: Accelerator) -> None:
 
 def _prepare(config: FinetuneConfig, accelerator: Accelerator, folder: RunFolder) -> TransferState:
     agreed(accelerator, lambda: check_settings(config.tracking))
-    data = _open_data(config, accelerator)
+    # Before the data, which may take minutes to download and to write as shards.
     resolved = agreed(
         accelerator,
         lambda: resolve_weights(config.pretrained, config.tracking.uri),
         main_first=True,
     )
+    data = _open_data(config, accelerator)
     classes, device_type = data.train.num_classes, accelerator.device.type
     if notice := launched_in_vain():
         logger.warning(notice)
