@@ -67,7 +67,7 @@ def stages(num_gpus: int, extra: Sequence[str] = ()) -> list[Stage]:
         ),
         Stage(
             f"2/4  pretraining with DeepSpeed ZeRO-1 on {ranks} ranks",
-            (launcher, "--num_gpus", str(ranks), *pretrain, *extra),
+            (launcher, "-q", "--num_gpus", str(ranks), *pretrain, *extra),
             PRETRAIN / "result.json",
         ),
         Stage(
