@@ -1,8 +1,8 @@
-"""One step of a shipped config at toy size, in a process that has torch and deepspeed imported."""
+"""One step of a shipped finetuning config at toy size, in a process that has torch imported."""
 
 from pathlib import Path
 
-from configs.schema import FinetuneConfig, PretrainConfig
+from configs.schema import FinetuneConfig
 from configs.yaml_file import read_yaml, validate
 
 TOY = {
@@ -18,24 +18,6 @@ TOY = {
 def _options(values: dict[str, object]) -> list[str]:
     words = [word for key, value in values.items() for word in (f"--{key}", str(value))]
     return [*words, "--tracking.no-enabled"]
-
-
-def pretrain_one_step(path: Path, shards: Path, run_dir: Path) -> None:
-    """Leave with the exit code of `launch/pretrain.py` for one step of 2 x 2 patches."""
-    from launch.pretrain import main
-
-    config = validate(PretrainConfig, read_yaml(path))
-    values: dict[str, object] = {
-        **TOY,
-        "model.image-px": 2 * config.model.patch_px,
-        "schedule.total-steps": 1,
-        "data.train": shards,
-        "data.streams": 2,
-        "run-dir": run_dir,
-    }
-    if config.data.val is not None:
-        values["data.val"] = shards
-    raise SystemExit(main(["--config", str(path), *_options(values)]))
 
 
 def finetune_one_step(path: Path, images: Path, run_dir: Path) -> None:

@@ -1,4 +1,7 @@
-"""Every shipped config trains one step at toy size, through the real entry scripts."""
+"""Every shipped finetuning config trains one step at toy size, through the real entry script.
+
+The pretraining configs have theirs in tests/pretrain/test_shipped_configs.py.
+"""
 
 import json
 import multiprocessing
@@ -7,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.finetune.toy_task import write_image_folder
-from tests.integration.pretrain_processes import tiny_shards
-from tests.integration.shipped_config_run import finetune_one_step, pretrain_one_step
+from tests.integration.finetune_one_step import finetune_one_step
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 120
@@ -20,13 +22,8 @@ pytestmark = pytest.mark.integration
 def processes():
     """Processes forked from one that has the slow imports behind it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["deepspeed", "timm", "accelerate"])
+    context.set_forkserver_preload(["timm", "accelerate"])
     return context
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return tiny_shards(tmp_path_factory.mktemp("shards"), [6, 6], seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +39,6 @@ def run(processes, target, *arguments) -> int | None:
         process.kill()
         pytest.fail(f"{target.__name__} of {arguments[0].name} took over {SECONDS} s")
     return process.exitcode
-
-
-@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/pretrain/*.yaml")), ids=lambda p: p.stem)
-def test_pretrain_config_takes_a_step(processes, shards, tmp_path, path):
-    assert run(processes, pretrain_one_step, path, shards, tmp_path / "run") == 0
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["steps"] == 1
-    assert result["images_seen"] == 4
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/finetune/*.yaml")), ids=lambda p: p.stem)
