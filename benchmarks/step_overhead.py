@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -138,8 +139,12 @@ def start_ranks(options: argparse.Namespace, folder: Path) -> dict[str, list[flo
         )
         for rank in range(options.ranks)
     ]
-    if sum(rank.wait() != 0 for rank in ranks):
-        raise SystemExit("a rank failed")
+    try:
+        if sum(rank.wait() != 0 for rank in ranks):
+            raise SystemExit("a rank failed")
+    finally:
+        for rank in ranks:
+            rank.kill()
     return json.loads((folder / "times.json").read_text())
 
 
@@ -160,6 +165,7 @@ def main() -> None:
         if os.environ["RANK"] == "0":
             (options.folder / "times.json").write_text(json.dumps(times))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the ranks end with this process
     with tempfile.TemporaryDirectory() as folder:
         times = start_ranks(options, Path(folder))
     medians = {name: statistics.median(values) for name, values in times.items()}
