@@ -1,15 +1,11 @@
 """Real finetuning processes for tests: the digits task, a tiny model."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.slurm_env import free_port
-from tests.integration.pretrain_processes import Ended, rank_environment
+from tests.integration.pretrain_processes import Ended
+from tests.integration.pretrain_processes import run_ranks as run_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "finetune" / "run.py"
@@ -50,27 +46,14 @@ def run_ranks(
     world_size: int, arguments: Sequence[str], *, drive: dict[str, Any] | None = None
 ) -> Ended:
     """Start the processes and wait for all; those that do not end in time are killed."""
-    port = free_port()
-    program = [str(SCRIPT)] if drive is None else [str(DRIVER), json.dumps(drive)]
-    alone = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, *program, *arguments],
-            env={
-                **(alone if world_size == 1 else rank_environment(rank, world_size, port)),
-                "OMP_NUM_THREADS": "1",
-                # Nothing is downloaded in tests, wherever they run.
-                "https_proxy": "http://127.0.0.1:9",
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
-    try:
-        texts = [rank.communicate(timeout=RUN_SECONDS)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    return Ended([rank.returncode for rank in ranks], texts)
+    return run_processes(
+        world_size,
+        arguments,
+        drive=drive,
+        started_by="alone" if world_size == 1 else "launcher",
+        seconds=RUN_SECONDS,
+        script=SCRIPT,
+        driver=DRIVER,
+        # Nothing is downloaded in tests, wherever they run.
+        variables={"OMP_NUM_THREADS": "1", "https_proxy": "http://127.0.0.1:9"},
+    )

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,17 +112,26 @@ def run_ranks(
     drive: dict[str, Any] | None = None,
     started_by: str = "launcher",
     seconds: float = RUN_SECONDS,
+    script: Path = SCRIPT,
+    driver: Path = DRIVER,
+    variables: Mapping[str, str] | None = None,
 ) -> Ended:
     """Start the ranks and wait for all of them; those that do not end in time are killed.
 
-    `drive` starts them through drive_pretrain.py, which does to them what it says.
+    `drive` starts `script` through `driver`, which does to the ranks what it says; `variables` are
+    added to their environment.
     """
     port = {} if started_by == "alone" else {"MASTER_PORT": str(free_port())}
-    program = [str(SCRIPT)] if drive is None else [str(DRIVER), json.dumps(drive)]
+    program = [str(script)] if drive is None else [str(driver), json.dumps(drive)]
     ranks = [
         subprocess.Popen(
             [sys.executable, *program, *arguments],
-            env={**environment(), **port, **rank_environment(started_by, rank, world_size)},
+            env={
+                **environment(),
+                **port,
+                **rank_environment(started_by, rank, world_size),
+                **(variables or {}),
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
