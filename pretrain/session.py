@@ -88,7 +88,9 @@ def _why_stopped() -> str:
     """What the first rank that was asked to stop was told; a collective."""
     reasons: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(reasons, stop_requested())
-    return next(f"rank {rank}: {reason}" for rank, reason in enumerate(reasons) if reason)
+    told = [f"rank {rank}: {reason}" for rank, reason in enumerate(reasons) if reason]
+    assert told, "a stop is agreed on only when a rank was asked to"
+    return told[0]
 
 
 def _fail(training: Training, error: BaseException) -> None:

@@ -7,7 +7,7 @@ import torch
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
 from models.weights import load_weights, weights_sha256
-from pretrain import loop
+from pretrain import loop, session
 from pretrain.export import full_weights
 from pretrain.failures import TrainingStopped
 from pretrain.resume import check_start
@@ -28,7 +28,8 @@ def stop_after(step: int, monkeypatch) -> None:
         steps.append(training.step)
 
     monkeypatch.setattr(loop, "train_step", counted)
-    monkeypatch.setattr(loop, "stop_requested", lambda: "test" if steps[-1] == step else None)
+    for module in (loop, session):
+        monkeypatch.setattr(module, "stop_requested", lambda: "test" if steps[-1] >= step else None)
 
 
 @pytest.mark.parametrize(
