@@ -71,7 +71,9 @@ def _pretrain(argv: Sequence[str]) -> int:
         return EXIT_FINISHED
 
     setup_logging(plan.run_dir, ranks.is_main)
-    _import_deepspeed()
+    from pretrain.deepspeed_import import import_deepspeed
+
+    import_deepspeed()
     from pretrain.failures import TrainingStopped
     from pretrain.loop import pretrain
 
@@ -81,19 +83,6 @@ def _pretrain(argv: Sequence[str]) -> int:
         # Rank 0's log has the sentence already; a traceback would bury it.
         logging.getLogger(__name__).debug("stopped", exc_info=stopped)
         return EXIT_FAILED
-
-
-def _import_deepspeed() -> None:
-    """Import DeepSpeed without mlflow, which its autotuner would import on every rank.
-
-    That takes longer than all the rest of DeepSpeed. Rank 0 imports mlflow later, in the thread
-    that sends the journal.
-    """
-    is_hidden = sys.modules.setdefault("mlflow", None) is None  # type: ignore[arg-type]
-    import deepspeed  # noqa: F401
-
-    if is_hidden:
-        del sys.modules["mlflow"]
 
 
 if __name__ == "__main__":

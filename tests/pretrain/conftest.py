@@ -9,6 +9,7 @@ import pytest
 from configs.load import load_config
 from configs.schema import PretrainConfig
 from launch.slurm_env import set_rank_variables
+from pretrain.deepspeed_import import import_deepspeed
 from pretrain.plan import Plan, Ranks, make_plan
 from tests.integration.pretrain_processes import options, tiny_shards
 
@@ -38,6 +39,7 @@ def plan_of(shards, tmp_path) -> Callable[..., Plan]:
 @pytest.fixture
 def one_rank(monkeypatch) -> Iterator[Callable[[], None]]:
     """Lets this process be the only rank of a run; calling it makes room for another run."""
+    import_deepspeed()
     import deepspeed.comm.comm
     import torch
     from deepspeed.utils import groups
