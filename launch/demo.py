@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,8 +84,8 @@ def stages(num_gpus: int, extra: Sequence[str] = ()) -> list[Stage]:
     ]
 
 
-def run_stage(stage: Stage) -> float:
-    """Run one stage in the foreground.
+def run_stage(stage: Stage, variables: Mapping[str, str] | None = None) -> float:
+    """Run one stage in the foreground, with `variables` added to its environment.
 
     Returns:
         Seconds it took.
@@ -95,7 +96,8 @@ def run_stage(stage: Stage) -> float:
     sys.stdout.write(f"\n== {stage.title}\n$ {shlex.join(_shown(stage.command))}\n")
     sys.stdout.flush()
     began = time.monotonic()
-    code = subprocess.run(stage.command, cwd=ROOT, check=False).returncode
+    environment = {**os.environ, **(variables or {})}
+    code = subprocess.run(stage.command, cwd=ROOT, env=environment, check=False).returncode
     # The exit code of the `deepspeed` launcher does not tell; the result file does.
     if code or not (ROOT / stage.result).exists():
         raise RefusedInput(
@@ -147,7 +149,10 @@ def main(argv: Sequence[str]) -> int:
     if options.again:
         for folder in (PRETRAIN, FINETUNE, SCRATCH):
             shutil.rmtree(ROOT / folder, ignore_errors=True)
-    seconds = [run_stage(stage) for stage in stages(_gpu_count())]
+    num_gpus = _gpu_count()
+    # Said outright, or each of DeepSpeed's processes warns that it found no GPU.
+    variables = {} if num_gpus else {"DS_ACCELERATOR": "cpu"}
+    seconds = [run_stage(stage, variables) for stage in stages(num_gpus)]
     results = [
         json.loads((ROOT / folder / "result.json").read_text())
         for folder in (PRETRAIN, FINETUNE, SCRATCH)
