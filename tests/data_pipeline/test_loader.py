@@ -397,7 +397,7 @@ def test_a_process_ends_though_nobody_closed(dataset: ShardedDataset, ending: st
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=Path(__file__).parents[2],
-        timeout=120,
+        timeout=240,  # importing torch takes a minute beside enough other work
         capture_output=True,
         text=True,
     )
