@@ -117,7 +117,10 @@ def build_model(
     seed: int | None = None,
     device: torch.device | str = "cpu",
 ) -> VisionTransformer:
-    """Build a Vision Transformer with timm's initialisation and a head of zeros.
+    """Build a Vision Transformer with the authors' initialisation and a head of zeros.
+
+    Initialisation: timm's "jax" scheme, after the authors' code (Dosovitskiy et al. 2020,
+    arXiv:2010.11929): Glorot-uniform matrices, LeCun-normal patch embedding.
 
     Args:
         architecture: What to build.
@@ -138,6 +141,8 @@ def build_model(
             pos_drop_rate=dropout,
             proj_drop_rate=dropout,
             drop_path_rate=stochastic_depth,
+            # The authors' scheme; timm's default learns slowly where width is small (decision 5).
+            weight_init="jax",
             device=device,
         )
         model.reset_classifier(architecture.num_classes)

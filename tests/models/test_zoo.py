@@ -104,11 +104,16 @@ def test_the_head_is_zero_with_the_chosen_bias(architecture, bias):
     assert torch.equal(logits, torch.full((3, 5), bias))
 
 
-def test_initialisation_is_timms():
-    model = build_model(Architecture(2, 192, 3, 768, 16, (64, 64), 10), seed=0)
-    for name in ("blocks.0.attn.qkv.weight", "blocks.1.mlp.fc1.weight", "pos_embed"):
-        assert model.state_dict()[name].std() == pytest.approx(0.02, rel=0.05)
-    assert not model.blocks[0].attn.qkv.bias.any()
+def test_initialisation_is_the_authors():
+    weights = build_model(Architecture(2, 192, 3, 768, 16, (64, 64), 10), seed=0).state_dict()
+    for name in ("blocks.0.attn.qkv.weight", "blocks.1.mlp.fc1.weight", "blocks.1.mlp.fc2.weight"):
+        glorot_bound = (6 / sum(weights[name].shape)) ** 0.5
+        assert weights[name].abs().max() == pytest.approx(glorot_bound, rel=0.01)
+        assert weights[name].std() == pytest.approx(glorot_bound / 3**0.5, rel=0.02)
+    patch = weights["patch_embed.proj.weight"]
+    assert patch.std() == pytest.approx(patch[0].numel() ** -0.5, rel=0.02)  # LeCun normal
+    assert weights["pos_embed"].std() == pytest.approx(0.02, rel=0.05)
+    assert not weights["blocks.0.attn.qkv.bias"].any()
 
 
 def test_the_seed_decides_the_weights_and_leaves_the_generator_alone(architecture):
