@@ -36,7 +36,7 @@ AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
 def vitrain(options: argparse.Namespace) -> Iterator[Any]:
     """Our loader as a training run uses it, at one rank."""
-    from configs.schema import AugmentConfig, LoaderConfig
+    from configs.groups import AugmentConfig, LoaderConfig
     from data_pipeline import SampleOrder, TrainLoader, TrainTransform, open_dataset
 
     dataset = open_dataset(options.shards)

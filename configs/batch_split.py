@@ -1,7 +1,7 @@
 """How one optimizer step's images divide into ranks, micro batches and accumulation."""
 
 from configs.errors import RefusedInput
-from configs.schema import BatchConfig
+from configs.groups import BatchConfig
 
 
 def split_batch(batch: BatchConfig, world_size: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from configs.errors import RefusedInput
-from configs.schema import AugmentConfig
+from configs.groups import AugmentConfig
 
 # "Inception" normalisation, values in [-1, 1]: what the ViT authors' code and weights use.
 MEAN = (0.5, 0.5, 0.5)

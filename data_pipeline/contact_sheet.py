@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from configs.errors import RefusedInput
-from configs.schema import LoaderConfig
+from configs.groups import LoaderConfig
 from data_pipeline.augment import TrainTransform
 from data_pipeline.broken import BrokenImage
 from data_pipeline.dataset import ShardedDataset

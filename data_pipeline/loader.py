@@ -16,7 +16,7 @@ from types import TracebackType
 import numpy as np
 
 from configs.errors import RefusedInput
-from configs.schema import LoaderConfig
+from configs.groups import LoaderConfig
 from data_pipeline.augment import EvalTransform, TrainTransform
 from data_pipeline.batch import PADDING_ROW, Batch
 from data_pipeline.batch_threads import BatchThreads, PendingBatch

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from configs.errors import RefusedInput
-from configs.schema import LoaderConfig
+from configs.groups import LoaderConfig
 from data_pipeline.dataset import ShardedDataset, disagreements, index_digest, read_index
 from data_pipeline.foreign_shards import Unlabelled, read_label
 from data_pipeline.manifest import Manifest, file_sha256

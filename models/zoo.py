@@ -15,8 +15,8 @@ from timm.layers import set_fused_attn
 from timm.models.vision_transformer import VisionTransformer
 
 from configs.errors import RefusedInput
+from configs.groups import ModelConfig
 from configs.model_sizes import SIZES
-from configs.schema import ModelConfig
 
 Pool = Literal["token", "mean"]
 

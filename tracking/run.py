@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from configs.schema import TrackingConfig
+from configs.groups import TrackingConfig
 from tracking.journal import Journal, encode_number, read_rows
 from tracking.provenance import redact, run_tags
 from tracking.record import RunRecord, Sent, TrackingFiles

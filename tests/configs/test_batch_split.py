@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from configs.batch_split import split_batch
 from configs.errors import RefusedInput
-from configs.schema import BatchConfig
+from configs.groups import BatchConfig
 
 
 @given(

@@ -3,7 +3,8 @@
 import pytest
 
 from configs.deepspeed_options import deepspeed_options
-from configs.schema import BatchConfig, OptimConfig, PretrainConfig, ZeroConfig
+from configs.groups import BatchConfig, OptimConfig, ZeroConfig
+from configs.schema import PretrainConfig
 
 
 def options(config, precision="bf16"):

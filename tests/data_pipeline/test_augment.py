@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
 from configs.errors import RefusedInput
-from configs.schema import AugmentConfig
+from configs.groups import AugmentConfig
 from data_pipeline.augment import (
     EvalTransform,
     PositionDraws,

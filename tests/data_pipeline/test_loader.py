@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from configs.errors import RefusedInput
-from configs.schema import AugmentConfig, LoaderConfig
+from configs.groups import AugmentConfig, LoaderConfig
 from data_pipeline import (
     Batch,
     EvalLoader,
@@ -379,7 +379,7 @@ def test_a_process_ends_though_nobody_closed(dataset: ShardedDataset, ending: st
     code = textwrap.dedent(
         f"""
         import sys
-        from configs.schema import AugmentConfig, LoaderConfig
+        from configs.groups import AugmentConfig, LoaderConfig
         from data_pipeline import SampleOrder, TrainLoader, TrainTransform, open_dataset
         dataset = open_dataset({str(dataset.folder)!r})
         loader = TrainLoader(

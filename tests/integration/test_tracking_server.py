@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import TrackingConfig
+from configs.groups import TrackingConfig
 from tracking import lineage
 from tracking.journal import read_rows
 from tracking.lineage import resolve_weights
@@ -228,7 +228,7 @@ def test_weights_and_lineage_go_through_a_server(server, tmp_path):
 TRAINING = """
 import sys, time
 from pathlib import Path
-from configs.schema import TrackingConfig
+from configs.groups import TrackingConfig
 from tracking.run import start_run
 run_dir, uri, num_steps = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 run = start_run(run_dir, TrackingConfig(uri=uri), stage="pretrain", params={"a": 1}, tags={},

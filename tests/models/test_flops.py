@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from configs.schema import ModelConfig
+from configs.groups import ModelConfig
 from models.flops import forward_flops_per_image
 from models.zoo import Architecture, build_model
 

@@ -8,7 +8,7 @@ import torch
 from timm.layers import DropPath, use_fused_attn
 
 from configs.errors import RefusedInput
-from configs.schema import ModelConfig
+from configs.groups import ModelConfig
 from models.zoo import Architecture, build_model, choose_attention
 
 # size, patch, timm's name, parameters in the papers' tables (None: the paper gives none)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import TrackingConfig
+from configs.groups import TrackingConfig
 from tracking import lineage
 from tracking.run import TrackedRun, start_run
 from tracking.store import open_client

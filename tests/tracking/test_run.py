@@ -7,7 +7,7 @@ import time
 import pytest
 
 from configs.errors import RefusedInput
-from configs.schema import TrackingConfig
+from configs.groups import TrackingConfig
 from tracking.journal import read_rows
 from tracking.provenance import REPOSITORY_ROOT
 from tracking.run import check_settings, start_run
@@ -66,7 +66,7 @@ def test_disabled_tracking_keeps_the_journals_and_never_imports_mlflow(tmp_path)
     code = """if True:
         import sys
         from pathlib import Path
-        from configs.schema import TrackingConfig
+        from configs.groups import TrackingConfig
         from tracking.run import start_run
         settings = TrackingConfig(enabled=False, uri="file:///not/checked/when/disabled")
         with start_run(Path(sys.argv[1]), settings, stage="pretrain", params={"a": 1}, tags={},
@@ -163,7 +163,7 @@ def test_a_process_leaves_in_time_and_quietly_while_its_server_hangs(tmp_path):
     code = """if True:
         import socket, sys
         from pathlib import Path
-        from configs.schema import TrackingConfig
+        from configs.groups import TrackingConfig
         from tracking.run import start_run
         # Takes connections and never answers, like a frozen server.
         hung = socket.create_server(("127.0.0.1", 0))

@@ -1,0 +1,321 @@
+"""The groups of options that a run's configuration is made of: typed, frozen, checked when made.
+
+`configs.schema` joins them into the two stages. A field's name is its YAML key, its command-line
+option (dots between groups, dashes for underscores) and its MLflow parameter. "step" always means
+optimizer step. Nothing here imports torch, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from configs.model_sizes import SIZES
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+CountFromZero = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+
+
+class Section(BaseModel):
+    """Base of every group of options: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Section):
+    """The Vision Transformer."""
+
+    size: Literal["ti", "s", "b", "l", "h"] = Field(
+        "ti", description="Row of the size table (Ti, S, B, L, H)."
+    )
+    patch_px: PositiveInt = Field(16, description="Side of a square patch, in pixels.")
+    image_px: PositiveInt = Field(
+        224, description="Side of the square input image, in pixels; a multiple of model.patch-px."
+    )
+    width: PositiveInt | None = Field(None, description="Token width; None takes the size's.")
+    depth: PositiveInt | None = Field(None, description="Number of blocks; None takes the size's.")
+    heads: PositiveInt | None = Field(
+        None, description="Attention heads, a divisor of the width; None takes the size's."
+    )
+    mlp_dim: PositiveInt | None = Field(
+        None, description="Hidden width of the MLP; None means 4 x width."
+    )
+    pool: Literal["token", "mean"] = Field(
+        "token", description="What the head sees: the class token, or the mean of the patch tokens."
+    )
+    num_classes: PositiveInt | None = Field(
+        None,
+        description=(
+            "Outputs of the head; None takes the manifest's number of classes, a number must "
+            "agree with it."
+        ),
+    )
+    head_bias: float = Field(
+        0.0, description="Initial bias of the (zero) head; -10 for IN-21k with the sigmoid loss."
+    )
+    dropout: Fraction = Field(
+        0.0, description="Dropout rate after embeddings, attention projections and MLPs."
+    )
+    stochastic_depth: Fraction = Field(
+        0.0, description="Drop rate of the last block, rising linearly from 0 at the first."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ModelConfig:
+        if self.image_px % self.patch_px:
+            below = self.image_px // self.patch_px * self.patch_px
+            nearest = " or ".join(str(v) for v in (below, below + self.patch_px) if v > 0)
+            raise ValueError(
+                f"model.image_px = {self.image_px} is not a multiple of "
+                f"model.patch_px = {self.patch_px}; the nearest are {nearest}"
+            )
+        width = self.width or SIZES[self.size].width
+        heads = self.heads or SIZES[self.size].heads
+        if width % heads:
+            raise ValueError(
+                f"model.heads = {heads} does not divide model.width = {width}; "
+                "give a number of heads that does"
+            )
+        return self
+
+
+class AugmentConfig(Section):
+    """Random changes to training images, seeded by (seed, position): alike at any world size."""
+
+    crop: Literal["area", "resize", "none"] = Field(
+        "area",
+        description=(
+            "area: random resized crop; resize: resize the shorter side to augment.resize-px, "
+            "then a random crop; none: the evaluation transform."
+        ),
+    )
+    crop_area_min: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.05, description="Smallest crop, as a fraction of the image's area."
+    )
+    crop_area_max: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        1.0, description="Largest crop, as a fraction of the image's area."
+    )
+    crop_ratio_max: Annotated[float, Field(ge=1.0)] = Field(
+        4 / 3, description="Largest width / height of a crop; the smallest is its inverse."
+    )
+    resize_px: PositiveInt | None = Field(
+        None,
+        description=(
+            "Shorter side before the crop when augment.crop is 'resize', in pixels; None means "
+            "8/7 of the input (7/6 when finetuning)."
+        ),
+    )
+    flip: bool = Field(True, description="Mirror left and right with probability one half.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> AugmentConfig:
+        if self.crop_area_min > self.crop_area_max:
+            raise ValueError(
+                f"augment.crop_area_min = {self.crop_area_min} is above "
+                f"augment.crop_area_max = {self.crop_area_max}; swap them"
+            )
+        return self
+
+
+class LoaderConfig(Section):
+    """How bytes become batches; does not change which images are seen or how they look."""
+
+    threads: PositiveInt | None = Field(
+        None,
+        description=(
+            "Decoding threads of each rank; None shares the machine's cores among its ranks."
+        ),
+    )
+    read_ahead_batches: PositiveInt = Field(
+        4, description="Micro batches prepared in advance by each rank."
+    )
+    max_image_pixels: PositiveInt = Field(
+        178_956_970, description="Larger images count as broken (decompression bombs), in pixels."
+    )
+
+
+class DataConfig(Section):
+    """What is trained on and in which order."""
+
+    train: Path | None = Field(
+        None, description="Folder of training shards (manifest.json and index.parquet). Required."
+    )
+    val: Path | None = Field(
+        None, description="Folder of validation shards; None evaluates nothing."
+    )
+    streams: PositiveInt = Field(
+        768, description="Canonical streams of the sample order; part of the order's identity."
+    )
+    max_broken_fraction: Fraction = Field(
+        0.001,
+        description=(
+            "Unreadable images tolerated, as a fraction of the dataset (at least 10 images)."
+        ),
+    )
+    eval_resize_px: PositiveInt | None = Field(
+        None,
+        description=(
+            "Shorter side before the centre crop of evaluation, in pixels; None means 8/7 of "
+            "model.image-px."
+        ),
+    )
+
+
+class OptimConfig(Section):
+    """AdamW."""
+
+    lr: PositiveFloat = Field(1e-3, description="Peak learning rate.")
+    beta1: Fraction = Field(0.9, description="Decay of Adam's first moment.")
+    beta2: Fraction = Field(0.999, description="Decay of Adam's second moment.")
+    eps: PositiveFloat = Field(1e-8, description="Adam's epsilon.")
+    weight_decay: NonNegativeFloat = Field(
+        0.1,
+        description=(
+            "Decoupled weight decay of weight matrices; biases, norms, class token and position "
+            "embedding have none."
+        ),
+    )
+    clip_norm: PositiveFloat | None = Field(
+        1.0,
+        description=(
+            "Global gradient norm above which gradients are scaled down; None switches it off."
+        ),
+    )
+
+
+class ScheduleConfig(Section):
+    """Learning rate over steps: linear warmup, then decay."""
+
+    kind: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="Shape after the warmup; cosine and linear end at 0."
+    )
+    total_steps: PositiveInt | None = Field(
+        None, description="Optimizer steps of the whole run; give this or schedule.epochs."
+    )
+    epochs: PositiveFloat | None = Field(
+        None, description="Passes over the training set; give this or schedule.total-steps."
+    )
+    warmup_steps: CountFromZero = Field(
+        10_000,
+        description=(
+            "Steps of linear warmup from 0; scaled down, with a notice, when the run is shorter."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> ScheduleConfig:
+        if self.total_steps is not None and self.epochs is not None:
+            raise ValueError(
+                f"schedule.total_steps = {self.total_steps} and schedule.epochs = {self.epochs} "
+                "are both set; give one (null removes the other)"
+            )
+        return self
+
+
+class BatchConfig(Section):
+    """Images of one optimizer step: global = world size x micro x accumulation."""
+
+    global_images: PositiveInt = Field(
+        4096, description="Images of one optimizer step over all ranks."
+    )
+    micro_images: PositiveInt | None = Field(
+        None,
+        description="Images of one forward pass of one rank; None means one micro batch a step.",
+    )
+    accumulation_steps: PositiveInt | None = Field(
+        None, description="Micro batches of one step; give this or batch.micro-images."
+    )
+
+    @model_validator(mode="after")
+    def _one_split(self) -> BatchConfig:
+        if self.micro_images is not None and self.accumulation_steps is not None:
+            raise ValueError(
+                f"batch.micro_images = {self.micro_images} and batch.accumulation_steps = "
+                f"{self.accumulation_steps} are both set; give at most one"
+            )
+        return self
+
+
+class LossConfig(Section):
+    """What is minimised."""
+
+    kind: Literal["softmax", "sigmoid"] = Field(
+        "softmax",
+        description="softmax cross-entropy, or sigmoid cross-entropy summed over classes.",
+    )
+    label_smoothing: Fraction = Field(
+        0.0, description="Share of the target spread evenly over all classes."
+    )
+
+
+class ZeroConfig(Section):
+    """DeepSpeed's partitioning of the training state."""
+
+    stage: Literal[0, 1, 2, 3] = Field(
+        1, description="0: none, 1: optimizer states, 2: and gradients, 3: and weights."
+    )
+
+
+class CheckpointConfig(Section):
+    """When the training state is saved and what is kept."""
+
+    every_steps: PositiveInt = Field(
+        1000, description="Steps between checkpoints; the last step always saves one."
+    )
+    keep: PositiveInt = Field(2, description="Newest complete checkpoints kept.")
+    milestone_every_steps: PositiveInt | None = Field(
+        None, description="Checkpoints at multiples of this many steps are kept for good."
+    )
+
+
+class EvaluationConfig(Section):
+    """When validation images are scored (over all ranks, each exactly once)."""
+
+    every_steps: PositiveInt = Field(
+        1000, description="Steps between evaluations; the last step always evaluates."
+    )
+    batch_images: PositiveInt = Field(64, description="Images of one forward pass of one rank.")
+
+
+class LoggingConfig(Section):
+    """What the console and the metrics journal say, and how often."""
+
+    every_steps: PositiveInt = Field(50, description="Steps between console lines and metric rows.")
+    peak_tflops: PositiveFloat | None = Field(
+        None,
+        description=(
+            "Peak of one device in TFLOP/s, the base of model FLOPs utilisation (MFU); None "
+            "leaves MFU out."
+        ),
+    )
+
+
+class TrackingConfig(Section):
+    """MLflow."""
+
+    enabled: bool = Field(
+        True, description="Send the journal to MLflow; the run folder keeps it either way."
+    )
+    uri: str | None = Field(
+        None,
+        description=(
+            "MLflow server or store; None means MLFLOW_TRACKING_URI, else sqlite in mlruns/."
+        ),
+    )
+    experiment: str | None = Field(
+        None, description="MLflow experiment; None means vitrain-pretrain or vitrain-finetune."
+    )
+    run_name: str | None = Field(
+        None, description="Name of the MLflow run; None means the run folder's name."
+    )
+    register_as: str | None = Field(
+        None,
+        description=(
+            "Registered model that gets the exported weights as a new version; None registers none."
+        ),
+    )
