@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from configs.errors import RefusedInput
-from data_pipeline.dataset import INDEX_SCHEMA, write_index
+from data_pipeline.index_table import INDEX_SCHEMA, write_index
 from data_pipeline.manifest import Manifest, ShardEntry
 from data_pipeline.output_folder import (
     building,

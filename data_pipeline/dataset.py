@@ -1,4 +1,4 @@
-"""`index.parquet`, a row per image, and `ShardedDataset`, which answers where each image lies.
+"""`ShardedDataset`, which answers where each image of a dataset lies, and selections of it.
 
 Nothing here opens a tar: an image is read at (shard, offset, size), in any order.
 """
@@ -6,34 +6,15 @@ Nothing here opens a tar: an image is read at (shard, offset, size), in any orde
 from __future__ import annotations
 
 import hashlib
-import os
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from configs.errors import RefusedInput
-from data_pipeline.manifest import INDEX_FILE, Manifest, data_digest
-
-# `offset` is where the image's bytes begin in the tar; `source_row` the image's running number in
-# the source's own order, which shuffled shards otherwise forget.
-INDEX_SCHEMA = pa.schema(
-    [
-        pa.field("shard", pa.int32(), nullable=False),
-        pa.field("key", pa.large_string(), nullable=False),
-        pa.field("extension", pa.large_string(), nullable=False),
-        pa.field("offset", pa.int64(), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("label", pa.int64(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("source_row", pa.int64(), nullable=False),
-    ]
-)
-_DIGEST_FIELD = b"vitrain.index_digest"
-_STRINGS_HASHED_AT_ONCE = 65_536
+from data_pipeline.index_table import column_values, disagreements, read_index
+from data_pipeline.manifest import Manifest
 
 
 class ShardedDataset:
@@ -186,107 +167,3 @@ def open_dataset(folder: Path | str) -> ShardedDataset:
             "that is wrong, then build anew"
         )
     return ShardedDataset(folder, manifest, table)
-
-
-def write_index(folder: Path, table: pa.Table) -> str:
-    """Write `index.parquet` under a temporary name, rename it, and return its digest (hex)."""
-    digest = index_digest(table)
-    table = table.cast(INDEX_SCHEMA).replace_schema_metadata({_DIGEST_FIELD: digest.encode()})
-    temporary = folder / f"{INDEX_FILE}.partial"
-    pq.write_table(table, temporary, compression="zstd")
-    os.replace(temporary, folder / INDEX_FILE)
-    return digest
-
-
-def read_index(folder: Path) -> pa.Table:
-    """Read `index.parquet` of `folder`, every column in one chunk.
-
-    Raises:
-        RefusedInput: It is missing or not an index that this version can read.
-    """
-    path = folder / INDEX_FILE
-    if not path.is_file():
-        raise RefusedInput(f"{path} is missing; build the dataset anew")
-    try:
-        # Not read_table: it imports pyarrow.dataset, and with it pandas, for half a second.
-        with pq.ParquetFile(path) as file:
-            table = file.read()
-    except (OSError, pa.ArrowException) as error:
-        raise RefusedInput(f"{path} cannot be read ({error}); build the dataset anew") from error
-    if not table.schema.equals(INDEX_SCHEMA):
-        raise RefusedInput(
-            f"{path} has the columns {table.schema.names}, expected {INDEX_SCHEMA.names}; "
-            "build the dataset anew"
-        )
-    return table.combine_chunks()
-
-
-def column_values(table: pa.Table, name: str) -> np.ndarray:
-    """A numeric column without nulls as a numpy array."""
-    # pyarrow's own to_numpy would import pandas, for half a second.
-    return np.from_dlpack(table[name].combine_chunks())
-
-
-def index_digest(table: pa.Table) -> str:
-    """SHA-256 (hex) of an index's content, independent of how parquet stores it."""
-    digest = hashlib.sha256()
-    for field in INDEX_SCHEMA:
-        column = table[field.name]
-        digest.update(f"{field.name}:{field.type}:{len(column)}\n".encode())
-        if pa.types.is_large_string(field.type):
-            for start in range(0, len(column), _STRINGS_HASHED_AT_ONCE):
-                strings = column.slice(start, _STRINGS_HASHED_AT_ONCE).to_pylist()
-                digest.update("".join(f"{string}\0" for string in strings).encode())
-        else:
-            values = column_values(table, field.name)
-            digest.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
-    return digest.hexdigest()
-
-
-def recorded_digest(table: pa.Table) -> str:
-    """The digest that was stored inside `index.parquet` when it was written, or ""."""
-    return (table.schema.metadata or {}).get(_DIGEST_FIELD, b"").decode(errors="replace")
-
-
-def disagreements(manifest: Manifest, table: pa.Table) -> list[str]:
-    """What is wrong between a manifest and an index, as far as these two can tell; cheap."""
-    found = []
-    if manifest.digest != data_digest(manifest.classes, manifest.shards, manifest.index_digest):
-        found.append(
-            "the digest in manifest.json does not follow from its classes, shards and index"
-        )
-    if recorded_digest(table) != manifest.index_digest:
-        found.append("index.parquet is not the one that manifest.json was written for")
-    if table.num_rows != manifest.num_images:
-        found.append(
-            f"manifest.json counts {manifest.num_images} images, index.parquet {table.num_rows}"
-        )
-    if table.num_rows == 0:
-        return [*found, "the dataset holds no images"]
-    return found + _bad_columns(manifest, table)
-
-
-def _bad_columns(manifest: Manifest, table: pa.Table) -> list[str]:
-    found = []
-    shard, label = column_values(table, "shard"), column_values(table, "label")
-    num_shards, num_classes = len(manifest.shards), len(manifest.classes)
-    if shard.min() < 0 or shard.max() >= num_shards:
-        return [f"index.parquet names shard {shard.max()}, manifest.json lists {num_shards} shards"]
-    counts = np.bincount(shard, minlength=num_shards)
-    for entry, count in zip(manifest.shards, counts, strict=True):
-        if count != entry.num_images:
-            found.append(
-                f"{entry.path}: manifest.json counts {entry.num_images} images, "
-                f"index.parquet {count}"
-            )
-    if label.min() < 0 or label.max() >= num_classes:
-        found.append(
-            f"index.parquet has labels {label.min()}..{label.max()}, "
-            f"manifest.json {num_classes} classes"
-        )
-    offset, size = column_values(table, "offset"), column_values(table, "size")
-    same_shard = shard[1:] == shard[:-1]
-    overlapping = same_shard & (offset[1:] < offset[:-1] + size[:-1])
-    if np.any(shard[1:] < shard[:-1]) or np.any(overlapping) or offset.min() < 0 or size.min() < 0:
-        found.append("index.parquet is not in the order of the shards, or its images overlap")
-    return found

@@ -15,8 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from configs.errors import RefusedInput
-from data_pipeline.dataset import INDEX_SCHEMA, write_index
 from data_pipeline.foreign_shards import ForeignShard, RawLabel, find_shards, read_shard
+from data_pipeline.index_table import INDEX_SCHEMA, write_index
 from data_pipeline.manifest import MANIFEST_FILE, Manifest, ShardEntry
 from data_pipeline.output_folder import describe_skipped, finished_build, write_skipped
 from data_pipeline.shard_writer import SkippedFile

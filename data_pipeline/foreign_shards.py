@@ -15,8 +15,8 @@ from typing import IO
 import pyarrow as pa
 
 from configs.errors import RefusedInput
-from data_pipeline.dataset import INDEX_SCHEMA
 from data_pipeline.image_header import EXTENSIONS, NotAnImage, read_header
+from data_pipeline.index_table import INDEX_SCHEMA
 from data_pipeline.manifest import file_sha256
 from data_pipeline.shard_writer import SkippedFile
 from data_pipeline.tar_samples import DamagedTar, MemberPlace, TarSample, read_samples

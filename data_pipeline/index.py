@@ -1,6 +1,6 @@
 """The index of a dataset, and `python -m data_pipeline.index`, which makes one for foreign shards.
 
-What a dataset is lies in `manifest.py` and `dataset.py`; both are re-exported here.
+What a dataset is lies in `manifest.py`, `index_table.py` and `dataset.py`, re-exported here.
 """
 
 from __future__ import annotations
@@ -9,13 +9,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipeline.dataset import (
-    INDEX_SCHEMA,
-    ShardedDataset,
-    open_dataset,
-    read_index,
-    write_index,
-)
+from data_pipeline.dataset import ShardedDataset, open_dataset
+from data_pipeline.index_table import INDEX_SCHEMA, read_index, write_index
 from data_pipeline.manifest import INDEX_FILE, MANIFEST_FILE, Manifest, ShardEntry
 
 __all__ = [

@@ -14,8 +14,8 @@ from typing import IO
 
 import pyarrow as pa
 
-from data_pipeline.dataset import INDEX_SCHEMA
 from data_pipeline.image_header import EXTENSIONS, ImageHeader, NotAnImage, read_header, to_png
+from data_pipeline.index_table import INDEX_SCHEMA
 from data_pipeline.sources.source import PendingImage
 
 TAR_BLOCK_BYTES = 512

@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from configs.errors import RefusedInput
 from configs.groups import LoaderConfig
-from data_pipeline.dataset import ShardedDataset, disagreements, index_digest, read_index
+from data_pipeline.dataset import ShardedDataset
 from data_pipeline.foreign_shards import Unlabelled, read_label
+from data_pipeline.index_table import disagreements, index_digest, read_index
 from data_pipeline.manifest import Manifest, file_sha256
 from data_pipeline.tar_samples import DamagedTar, MemberPlace, TarSample, read_samples
 from data_pipeline.worker_processes import num_usable_cores
