@@ -26,9 +26,11 @@ from data_pipeline.output_folder import (
     finished_build,
     write_skipped,
 )
-from data_pipeline.shard_plan import BuildOptions, plan_shards
+from data_pipeline.shard_plan import BuildOptions, num_stream_shards, plan_shards
 from data_pipeline.shard_writer import ShardJob, SkippedFile, WrittenShard, write_shard
-from data_pipeline.sources import SOURCES, FractalOptions, FractalSource, Source, open_source
+from data_pipeline.source_options import add_source_options, chosen_source, reader_options
+from data_pipeline.sources import READER_OPTIONS, SOURCES, Source, StreamSource, open_source
+from data_pipeline.stream_writer import write_stream
 from data_pipeline.worker_processes import num_usable_cores, run_jobs
 
 
@@ -42,6 +44,7 @@ class BuildSummary:
     num_converted: int
     seconds: float
     already_built: bool
+    notices: tuple[str, ...] = ()
 
     def text(self) -> str:
         """The summary for people, several lines."""
@@ -58,11 +61,16 @@ class BuildSummary:
         ]
         if self.num_converted:
             lines.append(f"  stored {self.num_converted} GIF or BMP files as PNG")
-        return "\n".join([*lines, *describe_skipped(self.output, self.skipped)])
+        notices = [f"  {notice}" for notice in self.notices]
+        return "\n".join([*lines, *describe_skipped(self.output, self.skipped), *notices])
 
 
 def build_dataset(
-    source: str | Source, input: Path | None, split: str, output: Path, **options: Any
+    source: str | Source | StreamSource,
+    input: Path | None,
+    split: str,
+    output: Path,
+    **options: Any,
 ) -> BuildSummary:
     """Write the shards, index and manifest of one split.
 
@@ -72,14 +80,16 @@ def build_dataset(
         split: Name of the split.
         output: New or empty folder. If it holds the same build already, nothing is written.
         options: Fields of `BuildOptions`: shard_images, shard_bytes, workers, seed, shuffle,
-            progress. The result does not depend on workers.
+            progress, shards, buffer_bytes; the result does not depend on workers, progress or
+            buffer_bytes. And those of the source's reader: classes, image_column, label_column.
 
     Raises:
         RefusedInput: Anything that a user can correct; `output` then holds no half dataset.
     """
+    of_reader = {name: options.pop(name) for name in READER_OPTIONS if name in options}
     settings = BuildOptions(**options)
     started = time.perf_counter()
-    listed = open_source(source, input, split) if isinstance(source, str) else source
+    listed = open_source(source, input, split, **of_reader) if isinstance(source, str) else source
     kind = source if isinstance(source, str) else source.name
     facts = _describe_build(kind, listed, settings)
     output = Path(output)
@@ -87,7 +97,10 @@ def build_dataset(
     if manifest is not None:
         return BuildSummary(output, manifest, (), 0, 0.0, already_built=True)
     with building(output) as staging:
-        written = _write_shards(listed, settings, staging)
+        if isinstance(listed, StreamSource):
+            written = write_stream(listed, settings, staging)
+        else:
+            written = _write_shards(listed, settings, staging)
         manifest = _finish(listed, facts, written, output)
     return BuildSummary(
         output=output,
@@ -96,17 +109,27 @@ def build_dataset(
         num_converted=sum(shard.num_converted for shard in written),
         seconds=time.perf_counter() - started,
         already_built=False,
+        notices=tuple(listed.notices()) if isinstance(listed, StreamSource) else (),
     )
 
 
-def _describe_build(kind: str, source: Source, options: BuildOptions) -> dict[str, Any]:
+def _describe_build(
+    kind: str, source: Source | StreamSource, options: BuildOptions
+) -> dict[str, Any]:
     """What decides the result; two builds with the same description give the same bytes."""
+    if isinstance(source, StreamSource):
+        counts = {
+            "num_files": source.num_images,
+            "shards": num_stream_shards(source, options),
+        }
+    else:
+        counts = {"num_files": len(source.labels)}
     return {
         "kind": kind,
         "split": source.split,
         "options": source.options(),
         "fingerprint": source.fingerprint(),
-        "num_files": len(source.labels),
+        **counts,
         "shuffle_seed": options.seed if options.shuffle else None,
         "shard_images": options.shard_images,
         "shard_bytes": options.shard_bytes,
@@ -140,15 +163,19 @@ def _write_shards(source: Source, options: BuildOptions, staging: Path) -> list[
 
 
 def _finish(
-    source: Source, facts: dict[str, Any], written: list[WrittenShard], output: Path
+    source: Source | StreamSource,
+    facts: dict[str, Any],
+    written: list[WrittenShard],
+    output: Path,
 ) -> Manifest:
     """Move shards to their names, write index, list of skipped files and, last, the manifest."""
     filled = [shard for shard in written if shard.num_images]
     if not filled:
-        example = written[0].skipped[0]
+        skipped = [file for shard in written for file in shard.skipped]
+        first = f"{skipped[0].where}: {skipped[0].reason}" if skipped else "there is none"
         raise RefusedInput(
-            f"none of the {len(source.labels)} files of {source.name}, split {source.split}, can "
-            f"be used; the first is {example.where}: {example.reason}"
+            f"none of the {len(skipped)} files of {source.name}, split {source.split}, can be "
+            f"used; the first is {first}"
         )
     entries, tables = [], []
     for number, shard in enumerate(filled):
@@ -189,48 +216,29 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--workers", type=int, metavar="N", help="processes (default: one per core)")
     add("--seed", type=int, default=0, help="of the shuffle over all shards (default 0)")
     add("--no-shuffle", action="store_true", help="keep the source's order")
-    fractals = parser.add_argument_group("only with --source fractals")
-    add = fractals.add_argument
-    default = FractalOptions()
-    add("--fractal-classes", type=int, metavar="N", help=f"default {default.classes}")
     add(
-        "--fractal-images-per-class",
+        "--shards",
         type=int,
         metavar="N",
-        help=f"default {default.images_per_class}",
+        help="of a source that is read as a stream (imagenet-21k, parquet), instead: their number",
     )
-    add("--fractal-px", type=int, metavar="N", help=f"(longer) side, default {default.px}")
-    add("--fractal-seed", type=int, metavar="N", help="of the classes (default 0)")
     add(
-        "--fractal-image-format",
-        choices=("png", "jpeg"),
-        help="png: grey squares (default); jpeg: coloured 4:3 pictures, as costly as photographs",
+        "--buffer-bytes",
+        type=int,
+        default=BuildOptions.buffer_bytes,
+        metavar="N",
+        help="of a stream: what may wait in memory to be written (default %(default)s); more means "
+        "fewer writes",
     )
+    add_source_options(parser)
     return parser.parse_args(argv)
-
-
-def _opened_source(options: argparse.Namespace) -> str | Source:
-    """The source's name, or the fractal source with its own options."""
-    prefix = "fractal_"
-    chosen = {
-        name.removeprefix(prefix): value
-        for name, value in vars(options).items()
-        if name.startswith(prefix) and value is not None
-    }
-    if not chosen:
-        return str(options.source)
-    if options.source != "fractals":
-        option = f"--fractal-{next(iter(chosen)).replace('_', '-')}"
-        raise RefusedInput(f"{option} goes only with --source fractals, not {options.source}")
-    open_source("fractals", options.input, options.split)  # refuses a wrong split or an --input
-    return FractalSource(options.split, FractalOptions(**chosen))
 
 
 def main(argv: Sequence[str]) -> int:
     """Build, then print the summary."""
     options = _parse(argv)
     summary = build_dataset(
-        _opened_source(options),
+        chosen_source(options),
         options.input,
         options.split,
         options.output,
@@ -239,6 +247,9 @@ def main(argv: Sequence[str]) -> int:
         workers=options.workers,
         seed=options.seed,
         shuffle=not options.no_shuffle,
+        shards=options.shards,
+        buffer_bytes=options.buffer_bytes,
+        **reader_options(options),
     )
     print(summary.text())  # noqa: T201
     return 0

@@ -55,7 +55,7 @@ class WrittenShard:
 
 
 @dataclass(frozen=True)
-class _Member:
+class Member:
     """An image as it goes into the tar."""
 
     data: bytes
@@ -81,7 +81,7 @@ def write_shard(job: ShardJob) -> WrittenShard:
         # make the bytes reproducible.
         with TarWriter(hashed, user="", group="", mtime=0, encoder=False) as tar:
             for row, label, image in zip(job.rows, job.labels, job.images, strict=True):
-                member = _read_member(image, skipped)
+                member = read_member(image, skipped)
                 if member is None:
                     continue
                 num_converted += member.was_converted
@@ -115,13 +115,14 @@ def write_shard(job: ShardJob) -> WrittenShard:
     )
 
 
-def _read_member(image: PendingImage, skipped: list[SkippedFile]) -> _Member | None:
+def read_member(image: PendingImage, skipped: list[SkippedFile]) -> Member | None:
+    """An image as it goes into the tar; None, and a note in `skipped`, if it cannot be used."""
     try:
         data = image.read()
         header = read_header(data)
         if header.format in EXTENSIONS:
-            return _Member(data, EXTENSIONS[header.format], header, was_converted=False)
-        return _Member(to_png(data), "png", header, was_converted=True)
+            return Member(data, EXTENSIONS[header.format], header, was_converted=False)
+        return Member(to_png(data), "png", header, was_converted=True)
     except OSError as error:
         skipped.append(SkippedFile(image.where, error.strerror or str(error)))
     except NotAnImage as error:

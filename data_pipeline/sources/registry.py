@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from configs.errors import RefusedInput
 from data_pipeline.sources.cifar import read_cifar10, read_cifar100
@@ -12,18 +13,26 @@ from data_pipeline.sources.digits import read_digits
 from data_pipeline.sources.flowers102 import read_flowers102
 from data_pipeline.sources.fractals import FractalSource
 from data_pipeline.sources.image_folder import read_image_folder
+from data_pipeline.sources.imagenet1k import read_imagenet1k
+from data_pipeline.sources.imagenet21k import read_imagenet21k
+from data_pipeline.sources.parquet_files import read_parquet
 from data_pipeline.sources.pets import read_pets
 from data_pipeline.sources.source import Source
+from data_pipeline.sources.stream_source import StreamSource
 from data_pipeline.sources.tiny_imagenet import read_tiny_imagenet
 
 
 @dataclass(frozen=True)
 class SourceKind:
-    """A reader and what it accepts: `splits` is empty where any name will do."""
+    """A reader and what it accepts: `splits` is empty where any name will do.
 
-    read: Callable[[Path, str], Source]
+    `options` are keywords of the reader, options of the command line.
+    """
+
+    read: Callable[..., Source | StreamSource]
     splits: tuple[str, ...]
     needs_input: bool = True
+    options: tuple[str, ...] = ()
 
 
 SOURCES: dict[str, SourceKind] = {
@@ -33,6 +42,9 @@ SOURCES: dict[str, SourceKind] = {
     "cifar100": SourceKind(read_cifar100, ("train", "test")),
     "flowers102": SourceKind(read_flowers102, ("train", "val", "test")),
     "pets": SourceKind(read_pets, ("trainval", "test")),
+    "imagenet-1k": SourceKind(read_imagenet1k, ("train", "val")),
+    "imagenet-21k": SourceKind(read_imagenet21k, ("train",), options=("classes",)),
+    "parquet": SourceKind(read_parquet, (), options=("image_column", "label_column")),
     "digits": SourceKind(
         lambda _input, split: read_digits(split), ("train", "test"), needs_input=False
     ),
@@ -41,13 +53,20 @@ SOURCES: dict[str, SourceKind] = {
     ),
 }
 
+READER_OPTIONS = tuple(sorted({name for kind in SOURCES.values() for name in kind.options}))
+"""Every option that some reader takes."""
 
-def open_source(name: str, input_folder: Path | None, split: str) -> Source:
-    """List a source's split.
+
+def open_source(
+    name: str, input_folder: Path | None, split: str, **options: Any
+) -> Source | StreamSource:
+    """List a source's split, or open it if it can only be read as a stream.
+
+    `options` are those of its `SourceKind`; None is as good as none.
 
     Raises:
-        RefusedInput: Unknown source or split, a missing or needless input folder, or what the
-            reader refuses.
+        RefusedInput: Unknown source or split, a missing or needless input folder, an option of
+            another source, or what the reader refuses.
     """
     kind = SOURCES.get(name)
     if kind is None:
@@ -60,4 +79,12 @@ def open_source(name: str, input_folder: Path | None, split: str) -> Source:
         raise RefusedInput(f"--source {name} reads files: give their folder with --input")
     if not kind.needs_input and input_folder is not None:
         raise RefusedInput(f"--source {name} needs no files: leave out --input {input_folder}")
-    return kind.read(Path(input_folder or "."), split)
+    given = {name: value for name, value in options.items() if value is not None}
+    for option in given:
+        if option not in kind.options:
+            takers = [taker for taker, other in SOURCES.items() if option in other.options]
+            raise RefusedInput(
+                f"--{option.replace('_', '-')} {given[option]} goes only with --source "
+                f"{' or '.join(takers)}, not {name}"
+            )
+    return kind.read(Path(input_folder or "."), split, **given)

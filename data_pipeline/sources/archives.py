@@ -1,0 +1,193 @@
+"""Members of tar archives, also of tars inside tars, without unpacking anything to disk.
+
+A plain tar is listed by its headers and its files are then read by (offset, size), in any order.
+A compressed one can only be read from its beginning to its end.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tarfile import EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-defined]
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.errors import RefusedInput
+
+_BUFFER_BYTES = 1 << 16
+_GZIP_MAGIC = b"\x1f\x8b"
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error)
+
+
+class _StrictHeader(tarfile.TarInfo):
+    """Tells damage from the end of an archive, which tarfile takes for the same."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: Any) -> _StrictHeader:
+        """Read the next header; two blocks of zeros end an archive, anything else is damage."""
+        try:
+            return super().fromtarfile(tarfile)
+        except EOFHeaderError:
+            raise
+        except HeaderError as error:
+            raise ReadError(f"no header at byte {tarfile.offset} ({error})") from error
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file inside an archive: its name there, and where its bytes lie in the archive's own."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class ArchivedImage:
+    """An image file inside a plain tar; its bytes are taken as they are."""
+
+    archive: str
+    place: Place
+
+    @property
+    def where(self) -> str:
+        """Archive and name of the member."""
+        return f"{self.archive}: {self.place.name}"
+
+    def read(self) -> bytes:
+        """Bytes of the member; raises OSError where the archive is shorter than it was."""
+        with open(self.archive, "rb") as file:
+            file.seek(self.place.offset)
+            data = file.read(self.place.size)
+        if len(data) < self.place.size:
+            raise OSError(f"the archive ends within the file, after {len(data)} bytes")
+        return data
+
+
+@dataclass
+class ArchiveSource:
+    """Images that lie in one plain tar, in the source's own order."""
+
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    archive: Path
+    places: list[Place]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse an empty listing, which is always a wrong archive."""
+        if not self.places:
+            raise RefusedInput(f"{self.archive} holds no images of split '{self.split}'")
+
+    def images(self, rows: NDArray[np.int64]) -> list[ArchivedImage]:
+        """The members of some rows."""
+        return [ArchivedImage(str(self.archive), self.places[row]) for row in rows.tolist()]
+
+    def size_bounds(self) -> NDArray[np.int64]:
+        """Sizes of the members in bytes."""
+        return np.array([place.size for place in self.places], dtype=np.int64)
+
+    def fingerprint(self) -> str:
+        """Identity of names, sizes, labels and classes, not of what the files hold."""
+        listing = [f"{place.name} {place.size}" for place in self.places]
+        digest = hashlib.sha256("\0".join([*self.classes, "", *listing]).encode())
+        digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def options(self) -> dict[str, Any]:
+        """Facts that the reader wants recorded."""
+        return self.facts
+
+
+def list_archive(path: Path, inside: Place | None = None) -> list[Place]:
+    """The regular files of a plain tar in its order; reads headers only.
+
+    Args:
+        path: The archive.
+        inside: A member that is a plain tar itself and is to be listed instead; places still count
+            from the beginning of the outer archive.
+
+    Raises:
+        RefusedInput: It cannot be read, is compressed, cut short or no tar.
+    """
+    name = str(path) if inside is None else f"{path}: {inside.name}"
+    prefix = "" if inside is None else f"{inside.name}/"
+    places = []
+    try:
+        with open(path, "rb") as file:
+            end = file.seek(0, 2) if inside is None else inside.offset + inside.size
+            file.seek(0 if inside is None else inside.offset)
+            # "r:" takes no compression; tarfile counts from where the file stands.
+            with tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictHeader) as tar:
+                while (member := tar.next()) is not None:
+                    vars(tar)["members"].clear()  # tarfile keeps every header it has seen
+                    if member.isreg():
+                        places.append(Place(prefix + member.name, member.offset_data, member.size))
+                if tar.offset >= end:  # an inner tar without an end runs on into what follows it
+                    raise ReadError("the blocks that end an archive are missing")
+    except (OSError, *_DAMAGE) as error:
+        raise RefusedInput(
+            f"{name} is not a plain, complete tar file: {error}; get it anew"
+        ) from error
+    return places
+
+
+@dataclass(frozen=True)
+class StreamedMember:
+    """A regular file of a tar that is being read; `file` is good until the next one is asked for.
+
+    It can be read once, from front to back, or not at all.
+    """
+
+    name: str
+    file: IO[bytes]
+
+
+@contextmanager
+def reading_archive(path: Path) -> Iterator[Iterator[StreamedMember]]:
+    """Read a tar, plain or gzipped, from front to back; gives its regular files in their order.
+
+    Raises:
+        RefusedInput: It cannot be read, is cut short or no tar; also while its members, or tars
+            among them, are being read.
+    """
+    try:
+        with open(path, "rb") as raw:
+            is_gzipped = raw.read(2) == _GZIP_MAGIC
+            raw.seek(0)
+            if is_gzipped:
+                with gzip.GzipFile(fileobj=raw) as file:
+                    yield stream_members(file)
+            else:
+                yield stream_members(raw)
+    except (OSError, *_DAMAGE) as error:
+        raise RefusedInput(
+            f"{path} is cut short, damaged or not a tar file: {error}; get it anew"
+        ) from error
+
+
+def stream_members(file: IO[bytes] | gzip.GzipFile) -> Iterator[StreamedMember]:
+    """Regular files of a tar that is read from front to back, whole (see `reading_archive`).
+
+    Raises:
+        tarfile.ReadError: It is no tar, or ends before its end.
+    """
+    with tarfile.open(fileobj=file, mode="r|", bufsize=_BUFFER_BYTES, tarinfo=_StrictHeader) as tar:
+        while (member := tar.next()) is not None:
+            vars(tar)["members"].clear()
+            if member.isreg():
+                content = tar.extractfile(member)
+                assert content is not None, "a regular file has content"
+                yield StreamedMember(member.name, content)
+    while file.read(_BUFFER_BYTES):  # gzip compares its checksum at the very end
+        pass
