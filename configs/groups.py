@@ -10,21 +10,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from configs.model_sizes import SIZES
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveInt = Annotated[int, Field(gt=0)]
-CountFromZero = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-NonNegativeFloat = Annotated[float, Field(ge=0.0)]
-
-
-class Section(BaseModel):
-    """Base of every group of options: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from configs.section import (
+    CountFromZero,
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
+from configs.subset import SubsetConfig
 
 
 class ModelConfig(Section):
@@ -139,7 +136,7 @@ class LoaderConfig(Section):
     )
 
 
-class DataConfig(Section):
+class DataConfig(SubsetConfig):
     """What is trained on and in which order."""
 
     train: Path | None = Field(

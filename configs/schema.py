@@ -6,28 +6,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.groups import (
     AugmentConfig,
     BatchConfig,
     CheckpointConfig,
-    CountFromZero,
     DataConfig,
     EvaluationConfig,
-    Fraction,
     LoaderConfig,
     LoggingConfig,
     LossConfig,
     ModelConfig,
     OptimConfig,
-    PositiveFloat,
-    PositiveInt,
     ScheduleConfig,
-    Section,
     TrackingConfig,
     ZeroConfig,
 )
+from configs.section import CountFromZero, Fraction, PositiveFloat, PositiveInt, Section
+from configs.subset import SubsetConfig
 
 ResumeChoice = Literal["auto", "never", "must"]
 
@@ -113,7 +110,10 @@ class FinetuneConfig(Section):
     )
     images_per_class: PositiveInt | None = Field(
         None,
-        description="Train on this many images of each class only (seeded choice); None takes all.",
+        description=(
+            "Train on this many images of each class only (seeded choice); None takes all. The "
+            "same as data.images-per-class."
+        ),
     )
     position_embedding: Literal["linear", "bicubic"] = Field(
         "linear",
@@ -191,6 +191,7 @@ class FinetuneConfig(Section):
             "Used when pretrained is scratch: the architecture to start from random weights."
         ),
     )
+    data: SubsetConfig = Field(default_factory=SubsetConfig)
     augment: AugmentConfig = Field(default_factory=lambda: AugmentConfig(crop="resize"))
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
     batch: BatchConfig = Field(default_factory=lambda: BatchConfig(global_images=512))
@@ -198,3 +199,24 @@ class FinetuneConfig(Section):
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     logging: LoggingConfig = Field(default_factory=LoggingConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> FinetuneConfig:
+        amounts = {
+            "data.images_per_class": self.data.images_per_class,
+            "data.fraction": self.data.fraction,
+        }
+        for name, amount in amounts.items():
+            if self.images_per_class is not None and amount is not None:
+                raise ValueError(
+                    f"images_per_class = {self.images_per_class} and {name} = {amount} are both "
+                    "set; give one (null removes the other)"
+                )
+        return self
+
+    @property
+    def subset(self) -> SubsetConfig:
+        """The `data` group, into which `images_per_class` is taken."""
+        if self.images_per_class is None:
+            return self.data
+        return self.data.model_copy(update={"images_per_class": self.images_per_class})

@@ -6,6 +6,7 @@ Nothing here opens a tar: an image is read at (shard, offset, size), in any orde
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import cached_property
 from pathlib import Path
 
@@ -25,13 +26,23 @@ class ShardedDataset:
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, table: pa.Table, base_rows: np.ndarray | None = None
+        self,
+        folder: Path,
+        manifest: Manifest,
+        table: pa.Table,
+        *,
+        base_rows: np.ndarray | None = None,
+        classes: tuple[str, ...] | None = None,
     ) -> None:
-        """Hold an index that was checked by `open_dataset`; `base_rows` are set by `select`."""
+        """Hold an index that was checked by `open_dataset`.
+
+        `base_rows` are set by `select`, `classes` by `relabel`.
+        """
         self.folder = folder
         self.manifest = manifest
         self._table = table
         self._base_rows = base_rows
+        self._classes = classes
 
     @property
     def digest(self) -> str:
@@ -40,20 +51,26 @@ class ShardedDataset:
 
     @cached_property
     def filter_digest(self) -> str:
-        """Identity of the selection (hex), or "" when every image is in."""
-        if self._base_rows is None:
+        """Identity of selection and classes (hex), or "" for the whole data with its own."""
+        if self._base_rows is None and self._classes is None:
             return ""
-        return hashlib.sha256(self._base_rows.astype("<i8").tobytes()).hexdigest()
+        digest = hashlib.sha256()
+        if self._base_rows is not None:
+            digest.update(self._base_rows.astype("<i8").tobytes())
+        if self._classes is not None:
+            digest.update(json.dumps(self._classes).encode())
+            digest.update(self.label.astype("<i8").tobytes())
+        return digest.hexdigest()
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names; a label is a position in them."""
-        return self.manifest.classes
+        return self.manifest.classes if self._classes is None else self._classes
 
     @property
     def num_classes(self) -> int:
-        """Number of classes of the dataset, present in the selection or not."""
-        return len(self.manifest.classes)
+        """Number of classes, present in the selection or not."""
+        return len(self.classes)
 
     @property
     def num_shards(self) -> int:
@@ -104,6 +121,10 @@ class ShardedDataset:
         """Running number of the image in the source's own order."""
         return self._column("source_row")
 
+    def keys(self) -> pa.Array:
+        """Member names of all images without their extensions, as large strings."""
+        return self._table["key"].combine_chunks()
+
     def key(self, row: int) -> str:
         """Member name of the image without its extension."""
         return str(self._table["key"][int(row)].as_py())
@@ -141,9 +162,25 @@ class ShardedDataset:
             raise RefusedInput(
                 f"{self.folder}: a selection must be ascending rows within 0..{self.num_images - 1}"
             )
-        base_rows = rows if self._base_rows is None else self._base_rows[rows]
+        if rows.size == self.num_images:
+            return self
         return ShardedDataset(
-            self.folder, self.manifest, self._table.take(pa.array(rows)), base_rows
+            self.folder,
+            self.manifest,
+            self._table.take(pa.array(rows)),
+            base_rows=rows if self._base_rows is None else self._base_rows[rows],
+            classes=self._classes,
+        )
+
+    def relabel(self, classes: tuple[str, ...], numbers: np.ndarray) -> ShardedDataset:
+        """The same images under other classes: what was class `c` becomes class `numbers[c]`."""
+        if classes == self.classes and np.array_equal(numbers, np.arange(len(classes))):
+            return self
+        labels = pa.array(np.asarray(numbers, dtype=np.int64)[self.label])
+        place = self._table.schema.get_field_index("label")
+        table = self._table.set_column(place, self._table.schema.field(place), labels)
+        return ShardedDataset(
+            self.folder, self.manifest, table, base_rows=self._base_rows, classes=classes
         )
 
     def _column(self, name: str) -> np.ndarray:

@@ -168,6 +168,8 @@ class SampleOrder:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    from data_pipeline.subset import add_subset_options
+
     parser = argparse.ArgumentParser(
         prog="python -m data_pipeline.order",
         description="Print the images that training reads, in order, without training: one line "
@@ -181,6 +183,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=0, help="the rank whose positions are printed")
     parser.add_argument("--start", type=int, default=0, help="first global position")
     parser.add_argument("--count", type=int, default=10, help="number of lines")
+    add_subset_options(parser)
     return parser.parse_args(argv)
 
 
@@ -205,10 +208,11 @@ def _without_blanks(name: str) -> str:
 def main(argv: Sequence[str]) -> int:
     """Print the order; see the module's text."""
     from data_pipeline.index import open_dataset
+    from data_pipeline.subset import subset_of
 
     options = _parse(argv)
     _check(options)
-    dataset = open_dataset(options.dir)
+    dataset = subset_of(open_dataset(options.dir), options, options.seed)
     order = SampleOrder(dataset, num_streams=options.streams, seed=options.seed)
     positions = order.positions_of_rank(
         options.start, options.count, options.rank, options.world_size

@@ -13,6 +13,7 @@ from configs.errors import RefusedInput
 from configs.load import load_config
 from configs.schema import PretrainConfig
 from data_pipeline.dataset import ShardedDataset, open_dataset
+from data_pipeline.subset import add_subset_options, subset_of
 
 _CLASSES_SHOWN = 20
 _BAR_CHARACTERS = 40
@@ -37,8 +38,15 @@ def describe(dataset: ShardedDataset, *, all_classes: bool = False) -> str:
         _spread("shard (bytes)", np.array([shard.num_bytes for shard in manifest.shards])),
     ]
     counts = np.bincount(dataset.label, minlength=dataset.num_classes)
-    lines.append(_spread("class (images)", counts))
+    lines += [_spread("class (images)", counts), *_selection(dataset)]
     return "\n".join([*lines, "classes:", *_histogram(dataset.classes, counts, all_classes)])
+
+
+def _selection(dataset: ShardedDataset) -> list[str]:
+    if not dataset.filter_digest:
+        return []
+    chosen = f"{dataset.num_images:,} images of {dataset.num_classes:,} classes"
+    return [f"  chosen: {chosen}, filter digest {dataset.filter_digest}"]
 
 
 def _spread(name: str, values: NDArray) -> str:
@@ -75,7 +83,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--all-classes", action="store_true", help="list every class")
     add("--contact-sheet", type=Path, metavar="FILE", help="picture to write, e.g. sheet.png")
     add("--images", type=int, default=32, metavar="N", help="images in the picture (default 32)")
-    add("--seed", type=int, default=0, help="of the choice of images and of their views")
+    add("--seed", type=int, default=0, help="of the choice of images and of their views; a run's")
     add("--augmented", action="store_true", help="show training's views of each image too")
     add(
         "--config",
@@ -84,6 +92,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="pretraining config whose crops and input size --augmented takes (default: the "
         "schema's, 224 px)",
     )
+    add_subset_options(parser)
     return parser.parse_args(argv)
 
 
@@ -114,7 +123,7 @@ def main(argv: Sequence[str]) -> int:
     """Describe the dataset and draw the picture if one is asked for."""
     options = _parse(argv)
     _check(options)
-    dataset = open_dataset(options.dir)
+    dataset = subset_of(open_dataset(options.dir), options, options.seed)
     print(describe(dataset, all_classes=options.all_classes))  # noqa: T201
     if options.contact_sheet is not None:
         _draw(dataset, options)

@@ -32,7 +32,7 @@ def run_identity(state: TransferState) -> dict[str, Any]:
         "starting weights": state.start.sha256,
         **{f"training images {k}": v for k, v in state.loader.order.identity().items()},
         "validation images": state.data.validation.filter_digest,
-        "test images": state.data.test.digest,
+        "test images": state.data.test.digest + state.data.test.filter_digest,
     }
 
 

@@ -120,6 +120,8 @@ def refuse_differences(before: Mapping[str, Value], now: Mapping[str, Value], fo
     Raises:
         RefusedInput: Each difference by name, with both values.
     """
+    # An option that is newer than the run had its default then.
+    before = {**identity(FinetuneConfig()), **before}
     names = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
     if names:
         values = ((k, before.get(k, "none"), now.get(k, "none")) for k in names)

@@ -14,9 +14,11 @@ import numpy as np
 from filelock import FileLock
 
 from configs.errors import RefusedInput
+from configs.subset import SubsetConfig
 from data_pipeline.build import build_dataset
 from data_pipeline.index import MANIFEST_FILE, ShardedDataset, open_dataset
 from data_pipeline.order import stable_permutation
+from data_pipeline.subset import class_images, shortage_told, training_images
 from finetune.download import download
 from finetune.tasks import TASKS, Task
 
@@ -127,17 +129,18 @@ def open_task_data(
     folders: tuple[Path, Path],
     *,
     validation_fraction: float,
-    images_per_class: int | None,
+    subset: SubsetConfig,
     seed: int,
 ) -> TaskData:
     """Open the shards and choose the images of each part.
 
     The validation part is the same for every seed, so runs are compared on the same images; which
-    `images_per_class` of the rest are trained on depends on `seed`.
+    of the rest `subset` takes depends on `seed`. The part is drawn before anything is filtered: no
+    filter moves one of its images into the training set.
 
     Raises:
-        RefusedInput: The two folders do not have the same classes, or too few images to hold any
-            out.
+        RefusedInput: The two folders do not have the same classes, too few images to hold any
+            out, or a subset that cannot be had.
     """
     whole, test = open_dataset(folders[0]), open_dataset(folders[1])
     if whole.classes != test.classes:
@@ -149,9 +152,12 @@ def open_task_data(
         )
     held_out = validation_rows(whole, validation_fraction)
     rest = np.setdiff1d(np.arange(whole.num_images), held_out)
-    if images_per_class is not None:
-        rest = _rows_per_class(whole, rest, images_per_class, seed)
-    return TaskData(train=whole.select(rest), validation=whole.select(held_out), test=test)
+    train = training_images(whole, subset, seed=seed, candidates=rest)
+    if shortage := shortage_told(train, subset.images_per_class):
+        logger.warning(shortage)
+    all_of_them = subset.model_copy(update={"fraction": None, "images_per_class": None})
+    validation = training_images(whole, all_of_them, seed=seed, candidates=held_out)
+    return TaskData(train=train, validation=validation, test=class_images(test, subset))
 
 
 def validation_rows(dataset: ShardedDataset, fraction: float) -> np.ndarray:
@@ -172,24 +178,3 @@ def validation_rows(dataset: ShardedDataset, fraction: float) -> np.ndarray:
     in_source_order = np.argsort(dataset.source_row, kind="stable")
     permutation = stable_permutation(dataset.num_images, "validation-part")
     return np.sort(in_source_order[permutation[-count:]])
-
-
-def _rows_per_class(
-    dataset: ShardedDataset, rows: np.ndarray, images_per_class: int, seed: int
-) -> np.ndarray:
-    """At most `images_per_class` of `rows` for each class, chosen by `seed`, ascending."""
-    rows = rows[np.argsort(dataset.source_row[rows], kind="stable")]
-    labels = dataset.label[rows]
-    chosen, num_short = [], 0
-    for label in np.unique(labels):
-        members = rows[labels == label]
-        permutation = stable_permutation(len(members), "images-per-class", seed, int(label))
-        chosen.append(members[permutation[:images_per_class]])
-        num_short += len(members) < images_per_class
-    if num_short:
-        logger.warning(
-            "%d classes have fewer than images_per_class = %d images: all of theirs are used",
-            num_short,
-            images_per_class,
-        )
-    return np.sort(np.concatenate(chosen))

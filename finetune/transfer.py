@@ -112,7 +112,7 @@ def _open_data(config: FinetuneConfig, accelerator: Accelerator) -> TaskData:
         lambda: open_task_data(
             folders,
             validation_fraction=fraction,
-            images_per_class=config.images_per_class,
+            subset=config.subset,
             seed=config.seed,
         ),
     )

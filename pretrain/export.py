@@ -63,6 +63,8 @@ def _write(training: Training, weights: dict[str, torch.Tensor]) -> None:
             "seed": config.seed,
             "world_size": plan.ranks.world_size,
             "data_digest": plan.train.digest,
+            "filter_digest": plan.train.filter_digest,
+            "train_images": plan.train.num_images,
             "broken_images": len(training.broken),
         }
     )

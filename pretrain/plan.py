@@ -91,6 +91,7 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
     """
     from data_pipeline.index import open_dataset
     from data_pipeline.order import SampleOrder
+    from data_pipeline.subset import choice_told, class_images, shortage_told, training_images
     from tracking.run import check_settings
 
     check_settings(config.tracking)
@@ -102,11 +103,17 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
             "(python -m data_pipeline.build makes one)"
         )
     micro_images, accumulation_steps = split_batch(config.batch, ranks.world_size)
-    train = open_dataset(config.data.train)
+    whole = open_dataset(config.data.train)
     validation = open_dataset(config.data.val) if config.data.val else None
-    num_classes = _agreed_classes(config, train, validation)
+    _check_same_classes(whole, validation)
+    train = training_images(whole, config.data, seed=config.seed)
+    if validation is not None:
+        validation = class_images(validation, config.data)
+    num_classes = _agreed_classes(config, train)
     total_steps = _total_steps(config, train.num_images)
-    warmup_steps, notice = fit_warmup(config.schedule.warmup_steps, total_steps)
+    warmup_steps, warmup_told = fit_warmup(config.schedule.warmup_steps, total_steps)
+    shortage = shortage_told(train, config.data.images_per_class)
+    notices = (choice_told(whole, train), shortage, warmup_told)
     return Plan(
         config=config,
         ranks=ranks,
@@ -119,7 +126,7 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
         accumulation_steps=accumulation_steps,
         total_steps=total_steps,
         warmup_steps=warmup_steps,
-        notices=(notice,) if notice else (),
+        notices=tuple(notice for notice in notices if notice),
     )
 
 
@@ -144,21 +151,22 @@ def _check_sizes(config: PretrainConfig) -> None:
             )
 
 
-def _agreed_classes(
-    config: PretrainConfig, train: ShardedDataset, validation: ShardedDataset | None
-) -> int:
+def _agreed_classes(config: PretrainConfig, train: ShardedDataset) -> int:
     wanted = config.model.num_classes
     if wanted is not None and wanted != train.num_classes:
         raise RefusedInput(
             f"model.num_classes = {wanted}, but {train.folder} has {train.num_classes} classes; "
             "leave model.num_classes out or correct data.train"
         )
+    return train.num_classes
+
+
+def _check_same_classes(train: ShardedDataset, validation: ShardedDataset | None) -> None:
     if validation is not None and validation.classes != train.classes:
         raise RefusedInput(
             f"data.val = {validation.folder} does not have the classes of data.train = "
             f"{train.folder}: {_first_difference(train.classes, validation.classes)}"
         )
-    return train.num_classes
 
 
 def _first_difference(train: tuple[str, ...], validation: tuple[str, ...]) -> str:

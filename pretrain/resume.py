@@ -27,6 +27,9 @@ MAY_CHANGE = (
     "schedule.epochs",
     "data.train",  # the folder may move; its digest is compared instead
     "data.val",
+    "data.classes",  # and these files: the images and labels that they choose are compared
+    "data.label_map",
+    "data.exclude",
     "data.max_broken_fraction",
     "data.eval_resize_px",
     "loader.",

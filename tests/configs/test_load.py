@@ -60,6 +60,7 @@ def test_default_file_serves_when_none_is_named(config_file):
             "accumulation_steps",
             "micro_images",
         ),
+        ("data: {fraction: 0.5}", "data.images-per-class", "images_per_class", "fraction"),
     ],
 )
 def test_one_of_two_exclusive_options_replaces_the_files_other(
@@ -106,6 +107,15 @@ def test_flatten_names_every_option_by_its_dotted_key():
             "model.heads = 5 does not divide model.width = 192",
         ),
         ("stage: pretrain\nschedule: {epochs: 1, total_steps: 2}\n", "are both set; give one"),
+        (
+            "stage: pretrain\ndata: {fraction: 0.1, images_per_class: 2}\n",
+            "data.fraction = 0.1 and data.images_per_class = 2 are both set; give one",
+        ),
+        (
+            "stage: pretrain\ndata: {fraction: 0}\n",
+            ":2: data.fraction = 0: input should be greater",
+        ),
+        ("stage: pretrain\ndata: {classes: []}\n", ":2: data.classes = []: tuple should have at"),
         ("stage: pretrain\naugment: {crop_area_min: 0.9, crop_area_max: 0.5}\n", "is above"),
         ("stage: finetune\n", ":1: stage = 'finetune', but this command reads pretrain configs"),
         ("seed: 3\n", "has no `stage:` line; add `stage: pretrain`"),

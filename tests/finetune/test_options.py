@@ -4,6 +4,7 @@ import pytest
 
 from configs.errors import RefusedInput
 from configs.schema import FinetuneConfig
+from configs.subset import SubsetConfig
 from finetune.options import (
     CONFIG_FOLDER,
     check_options,
@@ -92,8 +93,25 @@ def test_what_does_not_change_the_result_is_no_part_of_the_identity():
         {"batch": {"global_images": 16}},
         {"augment": {"flip": False}},
         {"images_per_class": 3},
+        {"data": {"classes": ("red",)}},
     ],
 )
 def test_what_changes_the_result_is(changes):
     with pytest.raises(RefusedInput, match=next(iter(changes))):
         refuse_differences(identity(toy_config()), identity(toy_config(**changes)), Path("r"))
+
+
+def test_an_option_that_is_newer_than_the_run_had_its_default():
+    before = {k: v for k, v in identity(toy_config()).items() if not k.startswith("data.")}
+    refuse_differences(before, identity(toy_config()), Path("r"))
+    with pytest.raises(RefusedInput, match=r"data\.fraction was none, now 0\.5"):
+        refuse_differences(before, identity(toy_config(data={"fraction": 0.5})), Path("r"))
+
+
+def test_images_per_class_is_a_short_name_within_the_subset():
+    assert toy_config(images_per_class=3).subset == SubsetConfig(images_per_class=3)
+    subset = toy_config(data={"images_per_class": 3, "classes": [7, 9]}).subset
+    assert subset == SubsetConfig(images_per_class=3, classes=("7", "9"))
+    for data in ({"images_per_class": 3}, {"fraction": 0.5}):
+        with pytest.raises(ValueError, match=r"images_per_class = 3 and data.* are both set"):
+            toy_config(images_per_class=3, data=data)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from configs.subset import SubsetConfig
 from data_pipeline.augment import normalise
 from finetune.start import build_start, copy_of_weights
 from finetune.state import TransferState, build_state, make_accelerator
@@ -23,7 +24,7 @@ def build(folder: Path, run: Path, **changes) -> TransferState:
     data = open_task_data(
         prepare_shards("image-folder", folder),
         validation_fraction=0.1,
-        images_per_class=None,
+        subset=SubsetConfig(),
         seed=config.seed,
     )
     start = build_start(config, ResolvedWeights("scratch"), 3, "cpu")

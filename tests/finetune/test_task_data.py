@@ -2,9 +2,12 @@ from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import RefusedInput
+from configs.subset import SubsetConfig
 from data_pipeline.build import build_dataset
 from data_pipeline.index import open_dataset
 from finetune import download, task_data
@@ -70,8 +73,8 @@ def test_a_download_restores_the_callers_timeout(tmp_path, monkeypatch):
 
 
 def test_validation_part_is_fixed_mixed_and_apart(shards):
-    data = open_task_data(shards, validation_fraction=0.2, images_per_class=None, seed=0)
-    other = open_task_data(shards, validation_fraction=0.2, images_per_class=None, seed=1)
+    data = open_task_data(shards, validation_fraction=0.2, subset=SubsetConfig(), seed=0)
+    other = open_task_data(shards, validation_fraction=0.2, subset=SubsetConfig(), seed=1)
     assert data.validation.num_images == 12 and data.train.num_images == 48
     assert not set(data.validation.source_row) & set(data.train.source_row)
     assert data.validation.filter_digest == other.validation.filter_digest
@@ -89,7 +92,7 @@ def test_validation_part_does_not_depend_on_the_shards_shuffle(toy_folder, shard
 
 
 def test_images_per_class_are_chosen_by_the_seed(shards):
-    options = {"validation_fraction": 0.1, "images_per_class": 4}
+    options = {"validation_fraction": 0.1, "subset": SubsetConfig(images_per_class=4)}
     first = open_task_data(shards, seed=0, **options).train
     same = open_task_data(shards, seed=0, **options).train
     other = open_task_data(shards, seed=1, **options).train
@@ -98,9 +101,47 @@ def test_images_per_class_are_chosen_by_the_seed(shards):
 
 
 def test_a_class_with_fewer_images_gives_all_it_has(shards, caplog):
-    data = open_task_data(shards, validation_fraction=0.1, images_per_class=1000, seed=0)
+    subset = SubsetConfig(images_per_class=1000)
+    data = open_task_data(shards, validation_fraction=0.1, subset=subset, seed=0)
     assert data.train.num_images == 3 * TRAIN_IMAGES_PER_CLASS - 6
     assert "3 classes have fewer than images_per_class = 1000" in caplog.text
+
+
+def test_classes_and_label_map_hold_for_all_three_parts(shards, tmp_path):
+    (tmp_path / "map.yaml").write_text("red: warm\ngreen: cold\nblue: cold\n")
+    for subset, classes, sizes in (
+        (SubsetConfig(classes=("red", "blue")), ("blue", "red"), (40, 10)),
+        (SubsetConfig(label_map=tmp_path / "map.yaml"), ("cold", "warm"), (60, 15)),
+    ):
+        data = open_task_data(shards, validation_fraction=0.2, subset=subset, seed=0)
+        assert data.train.classes == data.validation.classes == data.test.classes == classes
+        assert data.train.num_images + data.validation.num_images == sizes[0]
+        assert data.test.num_images == sizes[1]
+        assert set(data.test.label) == {0, 1}
+
+
+def test_no_filter_moves_a_validation_image_into_the_training_set(shards):
+    parts = {}
+    for name, subset in {
+        "all": SubsetConfig(),
+        "classes": SubsetConfig(classes=("red", "blue")),
+        "fraction": SubsetConfig(fraction=0.5),
+    }.items():
+        data = open_task_data(shards, validation_fraction=0.2, subset=subset, seed=0)
+        parts[name] = [set(d.source_row.tolist()) for d in (data.train, data.validation)]
+    assert parts["classes"][1] < parts["all"][1] and parts["fraction"][1] == parts["all"][1]
+    assert all(not train & parts["all"][1] for train, _ in parts.values())
+
+
+def test_excluded_images_leave_training_and_validation_part(shards, tmp_path):
+    whole = open_dataset(shards[0])
+    names = [whole.manifest.shards[shard].path for shard in whole.shard[:30]]
+    keys = [whole.key(row) for row in range(30)]
+    pq.write_table(pa.table({"train_shard": names, "train_key": keys}), tmp_path / "leaks.parquet")
+    subset = SubsetConfig(exclude=tmp_path / "leaks.parquet")
+    data = open_task_data(shards, validation_fraction=0.2, subset=subset, seed=0)
+    left = {*data.train.source_row.tolist(), *data.validation.source_row.tolist()}
+    assert left == set(whole.source_row[30:].tolist()) and data.test.filter_digest == ""
 
 
 def test_other_classes_in_the_test_set_are_refused(shards, tmp_path):
@@ -110,10 +151,10 @@ def test_other_classes_in_the_test_set_are_refused(shards, tmp_path):
     other = prepare_shards("image-folder", folder)
     with pytest.raises(RefusedInput, match="only one of them has 'purple'"):
         open_task_data(
-            (shards[0], other[1]), validation_fraction=0.1, images_per_class=None, seed=0
+            (shards[0], other[1]), validation_fraction=0.1, subset=SubsetConfig(), seed=0
         )
 
 
 def test_a_validation_part_that_leaves_nothing_is_refused(shards):
     with pytest.raises(RefusedInput, match="leaves none to train on"):
-        open_task_data(shards, validation_fraction=0.999, images_per_class=None, seed=0)
+        open_task_data(shards, validation_fraction=0.999, subset=SubsetConfig(), seed=0)

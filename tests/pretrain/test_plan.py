@@ -3,9 +3,12 @@
 import subprocess
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import RefusedInput
+from data_pipeline.index import open_dataset
 from tests.integration.pretrain_processes import ROOT, SCRIPT, options, tiny_shards
 
 
@@ -43,11 +46,39 @@ def test_the_last_step_is_due_for_everything(plan_of):
         ({"run-dir": None}, "give --run-dir"),
         ({"batch.global-images": 18}, "batch.global_images = 18|batch.micro_images = 4"),
         ({"tracking.uri": "nonsense://x"}, "nonsense"),
+        ({"data.classes": "clas1"}, r"data\.classes: .*'clas1' \(did you mean 'class1'\?\)"),
+        ({"data.exclude": "nowhere"}, r"data\.exclude = nowhere cannot be read"),
+        ({"data.classes": "class1", "model.num-classes": 4}, "model.num_classes = 4, but .* has 1"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(changes, message, plan_of):
     with pytest.raises(RefusedInput, match=message):
         plan_of(changes)
+
+
+def test_a_subset_filters_training_images_and_the_classes_of_both(plan_of):
+    whole = plan_of()
+    plan = plan_of({"data.classes": "class3", "data.images-per-class": 10, "model.num-classes": 1})
+    assert plan.num_classes == 1 and plan.train.classes == ("class3",)
+    assert plan.train.num_images == plan.order.num_images == 10
+    assert set(plan.train.source_row % 4) == set(plan.validation.source_row % 4) == {3}
+    assert plan.validation.num_images == 2  # not thinned out: scores stay comparable
+    assert "using 10 of 60 images; 1 classes (the data has 4)" in plan.notices[0]
+    assert plan.order.identity()["filter_digest"] != whole.order.identity()["filter_digest"]
+    assert plan_of({"data.fraction": 0.5, "seed": 3}).train.num_images == 4 * 8
+
+
+def test_epochs_are_those_of_the_subset(plan_of):
+    plan = plan_of({"schedule.total-steps": None, "schedule.epochs": 2, "data.fraction": 0.5})
+    assert plan.total_steps == 4  # twice 32 images in batches of 16
+
+
+def test_an_exclusion_list_filters_the_training_images(plan_of, shards, tmp_path):
+    dataset = open_dataset(shards["data.train"])
+    named = {"train_shard": [dataset.manifest.shards[0].path], "train_key": [dataset.key(5)]}
+    pq.write_table(pa.table(named), tmp_path / "leaks.parquet")
+    plan = plan_of({"data.exclude": tmp_path / "leaks.parquet"})
+    assert set(range(60)) - set(plan.train.source_row.tolist()) == {5}
 
 
 def test_validation_images_must_have_the_classes_of_the_training_images(plan_of, tmp_path):

@@ -49,6 +49,23 @@ def test_other_data_in_the_same_folder_is_refused(plan_of, shards, tmp_path):
         check_same_run(saved_by(plan_of()), other, tmp_path, "fp32")
 
 
+def test_another_subset_is_refused_and_the_same_by_another_name_is_not(plan_of, tmp_path):
+    saved = saved_by(plan_of({"data.classes": "class1"}))
+    (tmp_path / "names.txt").write_text("class1")
+    same = plan_of({"data.classes": f"@{tmp_path / 'names.txt'}"})
+    check_same_run(saved, same, tmp_path, "fp32")
+    for changes in ({"data.classes": "class2"}, {"data.classes": "class1", "data.fraction": 0.5}):
+        with pytest.raises(RefusedInput, match="sample order: filter_digest was"):
+            check_same_run(saved, plan_of(changes), tmp_path, "fp32")
+
+
+def test_a_run_from_before_there_were_subsets_goes_on(plan_of, tmp_path):
+    saved = saved_by(plan_of())
+    for name in ("data.fraction", "data.images_per_class", "data.subset_seed"):
+        del saved["identity"][name]
+    check_same_run(saved, plan_of(), tmp_path, "fp32")
+
+
 def test_another_precision_is_refused_once_it_is_known(plan_of, tmp_path):
     with pytest.raises(RefusedInput, match="precision was fp32, now bf16"):
         check_same_run(saved_by(plan_of()), plan_of(), tmp_path, "bf16")
