@@ -51,7 +51,7 @@ def draw_contact_sheet(dataset: ShardedDataset, sheet: Sheet, path: Path) -> Non
     tiles: list[tuple[Image.Image, str]] = []
     try:
         for number, row in enumerate(rows.tolist()):
-            name = dataset.classes[int(dataset.label[row])]
+            name = dataset.class_text(row)
             try:
                 image = decode_image(reader.read(row), max_pixels=LoaderConfig().max_image_pixels)
             except BrokenImage as error:

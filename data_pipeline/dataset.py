@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from configs.errors import RefusedInput
+from configs.subset import SubsetConfig
 from data_pipeline.index_table import column_values, disagreements, read_index
+from data_pipeline.label_sets import LabelSets
 from data_pipeline.manifest import Manifest
 
 
@@ -85,6 +87,42 @@ class ShardedDataset:
     def __len__(self) -> int:
         """Number of images of the selection."""
         return self.num_images
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether images have `label_sets`; `label` is -1 throughout then."""
+        return "positive" in self._table.schema.names
+
+    @property
+    def set_classes(self) -> int | None:
+        """Number of classes that label sets are about; None where images have one label each."""
+        return self.num_classes if self.is_multi_label else None
+
+    @cached_property
+    def label_sets(self) -> LabelSets:
+        """What is known of each image's classes; only where `is_multi_label`."""
+        return LabelSets(self._table)
+
+    def require_single_labels(self, options: SubsetConfig) -> None:
+        """Refuse filters by an image's one class where images have label sets."""
+        names = ("label_map", "classes", "fraction", "images_per_class")
+        given = [name for name in names if getattr(options, name) is not None]
+        if self.is_multi_label and given:
+            raise RefusedInput(
+                f"data.{given[0]} chooses images by their one class, but those of {self.folder} "
+                "have label sets; choose classes when building, with --classes"
+            )
+
+    def images_per_class(self) -> np.ndarray:
+        """Images of each class, int64 (num_classes,); of label sets, the positive ones."""
+        if self.is_multi_label:
+            return self.label_sets.counts(self.num_classes)
+        return np.bincount(self.label, minlength=self.num_classes)
+
+    def class_text(self, row: int) -> str:
+        """Names of the classes that an image shows, for people."""
+        shown = self.label_sets.of_row(row).positive if self.is_multi_label else (self.label[row],)
+        return ", ".join(self.classes[int(number)] for number in shown)
 
     @cached_property
     def shard(self) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from configs.errors import RefusedInput
 from data_pipeline.broken import (
@@ -81,8 +82,10 @@ class ImageReader:
             f"the first reason is: {self._broken.records()[0].reason}"
         )
 
-    def label(self, row: int) -> int:
-        """Class number of a row."""
+    def label(self, row: int) -> int | NDArray[np.int8]:
+        """Class number of a row, or what is known of each class, as a batch has it."""
+        if self._dataset.is_multi_label:
+            return self._dataset.label_sets.known(row, self._dataset.num_classes)
         return int(self._dataset.label[row])
 
     def name(self, row: int) -> str:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.errors import RefusedInput
+from data_pipeline.label_sets import LABEL_SET_FIELDS, NO_SINGLE_LABEL, bad_label_sets
 from data_pipeline.manifest import INDEX_FILE, Manifest, data_digest
 
 # `offset` is where the image's bytes begin in the tar; `source_row` the image's running number in
@@ -28,6 +29,8 @@ INDEX_SCHEMA = pa.schema(
         pa.field("source_row", pa.int64(), nullable=False),
     ]
 )
+# Where images have label sets, `label` is -1 throughout and two columns follow.
+MULTI_LABEL_SCHEMA = pa.schema([*INDEX_SCHEMA, *LABEL_SET_FIELDS])
 _DIGEST_FIELD = b"vitrain.index_digest"
 _STRINGS_HASHED_AT_ONCE = 65_536
 
@@ -35,11 +38,18 @@ _STRINGS_HASHED_AT_ONCE = 65_536
 def write_index(folder: Path, table: pa.Table) -> str:
     """Write `index.parquet` under a temporary name, rename it, and return its digest (hex)."""
     digest = index_digest(table)
-    table = table.cast(INDEX_SCHEMA).replace_schema_metadata({_DIGEST_FIELD: digest.encode()})
+    table = table.cast(index_schema(table)).replace_schema_metadata(
+        {_DIGEST_FIELD: digest.encode()}
+    )
     temporary = folder / f"{INDEX_FILE}.partial"
     pq.write_table(table, temporary, compression="zstd")
     os.replace(temporary, folder / INDEX_FILE)
     return digest
+
+
+def index_schema(table: pa.Table) -> pa.Schema:
+    """The columns that an index has: with label sets where `table` has any."""
+    return MULTI_LABEL_SCHEMA if "positive" in table.schema.names else INDEX_SCHEMA
 
 
 def read_index(folder: Path) -> pa.Table:
@@ -57,7 +67,7 @@ def read_index(folder: Path) -> pa.Table:
             table = file.read()
     except (OSError, pa.ArrowException) as error:
         raise RefusedInput(f"{path} cannot be read ({error}); build the dataset anew") from error
-    if not table.schema.equals(INDEX_SCHEMA):
+    if not table.schema.equals(index_schema(table)):
         raise RefusedInput(
             f"{path} has the columns {table.schema.names}, expected {INDEX_SCHEMA.names}; "
             "build the dataset anew"
@@ -74,9 +84,14 @@ def column_values(table: pa.Table, name: str) -> np.ndarray:
 def index_digest(table: pa.Table) -> str:
     """SHA-256 (hex) of an index's content, independent of how parquet stores it."""
     digest = hashlib.sha256()
-    for field in INDEX_SCHEMA:
+    for field in index_schema(table):
         column = table[field.name]
         digest.update(f"{field.name}:{field.type}:{len(column)}\n".encode())
+        if pa.types.is_large_list(field.type):
+            lists = column.combine_chunks()
+            for part in (lists.value_lengths(), lists.flatten()):
+                digest.update(np.from_dlpack(part).astype("<i8").tobytes())
+            continue
         if pa.types.is_large_string(field.type):
             for start in range(0, len(column), _STRINGS_HASHED_AT_ONCE):
                 strings = column.slice(start, _STRINGS_HASHED_AT_ONCE).to_pylist()
@@ -123,7 +138,9 @@ def _bad_columns(manifest: Manifest, table: pa.Table) -> list[str]:
                 f"{entry.path}: manifest.json counts {entry.num_images} images, "
                 f"index.parquet {count}"
             )
-    if label.min() < 0 or label.max() >= num_classes:
+    if "positive" in table.schema.names:
+        found += _bad_label_sets(table, label, num_classes)
+    elif label.min() < 0 or label.max() >= num_classes:
         found.append(
             f"index.parquet has labels {label.min()}..{label.max()}, "
             f"manifest.json {num_classes} classes"
@@ -134,3 +151,10 @@ def _bad_columns(manifest: Manifest, table: pa.Table) -> list[str]:
     if np.any(shard[1:] < shard[:-1]) or np.any(overlapping) or offset.min() < 0 or size.min() < 0:
         found.append("index.parquet is not in the order of the shards, or its images overlap")
     return found
+
+
+def _bad_label_sets(table: pa.Table, label: np.ndarray, num_classes: int) -> list[str]:
+    wrong = bad_label_sets(table, num_classes)
+    if wrong is None and np.any(label != NO_SINGLE_LABEL):
+        wrong = "index.parquet has single labels beside label sets"
+    return [] if wrong is None else [wrong]

@@ -150,9 +150,8 @@ class TrainLoader:
             rows = self.order.rows_at(positions)
             slots = list(zip(positions.tolist(), rows.tolist(), strict=True))
             fill = partial(_fill_train, self._reader, self.transform, slots)
-            self._threads.submit(
-                PendingBatch(Batch.empty(positions, self.transform.image_size), fill)
-            )
+            batch = Batch.empty(positions, self.transform.image_size, self.dataset.set_classes)
+            self._threads.submit(PendingBatch(batch, fill))
             self._ahead += self.batch_images * self.world_size
 
 
@@ -238,7 +237,7 @@ class EvalLoader:
         rows = part * self.rank + self.batch_images * number + np.arange(self.batch_images)
         end = min(part * (self.rank + 1), self.dataset.num_images)
         rows = np.where(rows < end, rows, PADDING_ROW)
-        batch = Batch.empty(rows, self.transform.image_size)
+        batch = Batch.empty(rows, self.transform.image_size, self.dataset.set_classes)
         return PendingBatch(batch, partial(_fill_eval, reader, self.transform, rows.tolist()))
 
 

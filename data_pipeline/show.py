@@ -37,7 +37,7 @@ def describe(dataset: ShardedDataset, *, all_classes: bool = False) -> str:
         _spread("shard (images)", np.array([shard.num_images for shard in manifest.shards])),
         _spread("shard (bytes)", np.array([shard.num_bytes for shard in manifest.shards])),
     ]
-    counts = np.bincount(dataset.label, minlength=dataset.num_classes)
+    counts = dataset.images_per_class()
     lines += [_spread("class (images)", counts), *_selection(dataset)]
     return "\n".join([*lines, "classes:", *_histogram(dataset.classes, counts, all_classes)])
 

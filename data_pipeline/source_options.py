@@ -19,14 +19,22 @@ _FRACTAL_PREFIX = "fractal_"
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
-    """Add groups of options for imagenet-21k, parquet and fractals."""
-    add = parser.add_argument_group("only with --source imagenet-21k").add_argument
+    """Add groups of options for imagenet-21k, open-images, parquet and fractals."""
+    add = parser.add_argument_group("only with --source imagenet-21k or open-images").add_argument
     add(
         "--classes",
         type=Path,
         metavar="FILE",
-        help="synsets, a WordNet id a line (words behind it become part of the class's name): "
-        "they number the classes, and the images of others are left out",
+        help="a line for each class, its identifier (WordNet id, /m/...) first: they number the "
+        "classes, and others are left out",
+    )
+    add = parser.add_argument_group("only with --source open-images").add_argument
+    add(
+        "--machine-confidence",
+        type=float,
+        metavar="F",
+        help="also take the classifier's labels as positive from this confidence on (default: "
+        "only what people verified)",
     )
     add = parser.add_argument_group("only with --source parquet").add_argument
     add("--image-column", metavar="NAME", help="default: the one column that holds images")

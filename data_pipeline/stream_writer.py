@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from data_pipeline.index_table import INDEX_SCHEMA
+from data_pipeline.index_table import INDEX_SCHEMA, index_schema
+from data_pipeline.label_sets import NO_SINGLE_LABEL, LabelSet, LabelSetColumns
 from data_pipeline.order import random_generator
 from data_pipeline.shard_plan import BuildOptions, num_stream_shards
 from data_pipeline.shard_writer import Member, SkippedFile, WrittenShard, read_member
@@ -79,11 +80,17 @@ class _GrowingShard:
             name: array("q")
             for name in ("source_row", "offset", "size", "label", "width", "height")
         }
+        self._label_sets = LabelSetColumns()
 
-    def add(self, row: int, label: int, member: Member) -> int:
+    def add(self, row: int, label: int | LabelSet, member: Member) -> int:
         """Take an image; gives the bytes that now wait for it to be written."""
         key, before = f"{row:09d}", len(self._waiting)
-        self._waiting += member_blocks(f"{key}.cls", str(label).encode())
+        if isinstance(label, LabelSet):
+            self._label_sets.add(label)
+            self._waiting += member_blocks(f"{key}.cls.json", label.as_json())
+            label = NO_SINGLE_LABEL
+        else:
+            self._waiting += member_blocks(f"{key}.cls", str(label).encode())
         offset = self._num_bytes + len(self._waiting) + BLOCK_BYTES
         self._waiting += member_blocks(f"{key}.{member.extension}", member.data)
         header = member.header
@@ -120,12 +127,15 @@ class _GrowingShard:
                 "height": columns["height"].astype(np.int32),
             }
         )
+        table = table.select(INDEX_SCHEMA.names)
+        for name, column in self._label_sets.columns().items():
+            table = table.append_column(name, column)
         return WrittenShard(
             path=self._path,
             num_images=count,
             num_bytes=self._num_bytes,
             sha256=self._digest.hexdigest(),
-            table=table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA),
+            table=table.cast(index_schema(table)),
             skipped=tuple(self.skipped),
             num_converted=self._num_converted,
         )

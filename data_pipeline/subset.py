@@ -95,7 +95,7 @@ def choice_told(whole: ShardedDataset, chosen: ShardedDataset) -> str | None:
 
 def shortage_told(chosen: ShardedDataset, images_per_class: int | None) -> str | None:
     """Which classes have fewer images than were asked for, as a sentence; None if none has."""
-    counts = np.bincount(chosen.label, minlength=chosen.num_classes)
+    counts = chosen.images_per_class()
     if images_per_class is None or counts.min() >= images_per_class:
         return None
     return (
@@ -136,6 +136,7 @@ def subset_of(dataset: ShardedDataset, arguments: argparse.Namespace, seed: int)
 
 
 def _classes_of(dataset: ShardedDataset, options: SubsetConfig) -> _Classes:
+    dataset.require_single_labels(options)
     classes = _Classes(dataset.classes, np.arange(dataset.num_classes))
     if options.label_map is not None:
         classes = _mapped(dataset, options.label_map)

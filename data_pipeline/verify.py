@@ -23,6 +23,7 @@ from configs.groups import LoaderConfig
 from data_pipeline.dataset import ShardedDataset
 from data_pipeline.foreign_shards import Unlabelled, read_label
 from data_pipeline.index_table import disagreements, index_digest, read_index
+from data_pipeline.label_sets import LabelSet
 from data_pipeline.manifest import Manifest, file_sha256
 from data_pipeline.tar_samples import DamagedTar, MemberPlace, TarSample, read_samples
 from data_pipeline.worker_processes import num_usable_cores
@@ -134,6 +135,9 @@ def _compare_sample(
     in_tar = (sample.key, image.extension, image.size)
     if in_index != in_tar:
         yield f"(key, extension, size) are {in_tar} in the tar, {in_index} in the index"
+    if dataset.is_multi_label:
+        yield from _compare_label_set(dataset, sample, row, file)
+        return
     try:
         label = read_label(sample, file, dataset.manifest.source.get("label_field", "label"))
     except Unlabelled as error:
@@ -142,6 +146,21 @@ def _compare_sample(
     expected = int(dataset.label[row])
     if label not in (expected, dataset.classes[expected]):
         yield f"{sample.key}: label {label!r} in the tar, {expected} in the index"
+
+
+def _compare_label_set(
+    dataset: ShardedDataset, sample: TarSample, row: int, file: IO[bytes]
+) -> Iterator[str]:
+    if "cls.json" not in sample.members:
+        yield f"{sample.key}: no .cls.json beside the image"
+        return
+    try:
+        in_tar = LabelSet.from_json(sample.members["cls.json"].read(file))
+    except ValueError as error:
+        yield f"{sample.key}: its .cls.json cannot be read: {error}"
+        return
+    if in_tar != dataset.label_sets.of_row(row):
+        yield f"{sample.key}: its .cls.json has other labels than the index"
 
 
 def _undecodable(

@@ -143,6 +143,12 @@ def open_task_data(
             out, or a subset that cannot be had.
     """
     whole, test = open_dataset(folders[0]), open_dataset(folders[1])
+    for dataset in (whole, test):
+        if dataset.is_multi_label:
+            raise RefusedInput(
+                f"{dataset.folder} has label sets: an image may show several classes. Finetuning "
+                "takes one label an image; pretraining with loss.kind sigmoid takes sets"
+            )
     if whole.classes != test.classes:
         differing = sorted(set(whole.classes) ^ set(test.classes))
         told = f"only one of them has {differing[0]!r}" if differing else "their order differs"

@@ -106,6 +106,7 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
     whole = open_dataset(config.data.train)
     validation = open_dataset(config.data.val) if config.data.val else None
     _check_same_classes(whole, validation)
+    _check_label_kind(config, whole, validation)
     train = training_images(whole, config.data, seed=config.seed)
     if validation is not None:
         validation = class_images(validation, config.data)
@@ -167,6 +168,32 @@ def _check_same_classes(train: ShardedDataset, validation: ShardedDataset | None
             f"data.val = {validation.folder} does not have the classes of data.train = "
             f"{train.folder}: {_first_difference(train.classes, validation.classes)}"
         )
+
+
+def _check_label_kind(
+    config: PretrainConfig, train: ShardedDataset, validation: ShardedDataset | None
+) -> None:
+    if validation is not None and validation.is_multi_label != train.is_multi_label:
+        raise RefusedInput(
+            f"data.train = {train.folder} has {_label_kind(train)}, data.val = "
+            f"{validation.folder} has {_label_kind(validation)}; give two of a kind"
+        )
+    if not train.is_multi_label:
+        return
+    if config.loss.kind != "sigmoid":
+        raise RefusedInput(
+            f"loss.kind = {config.loss.kind}, but the images of data.train = {train.folder} show "
+            "several classes each; set --loss.kind sigmoid"
+        )
+    if config.loss.label_smoothing:
+        raise RefusedInput(
+            f"loss.label_smoothing = {config.loss.label_smoothing} spreads one label over all "
+            f"classes, but data.train = {train.folder} has label sets; set it to 0"
+        )
+
+
+def _label_kind(dataset: ShardedDataset) -> str:
+    return "label sets" if dataset.is_multi_label else "one label an image"
 
 
 def _first_difference(train: tuple[str, ...], validation: tuple[str, ...]) -> str:

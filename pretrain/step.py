@@ -10,7 +10,12 @@ import torch.distributed as dist
 from data_pipeline.augment import normalise
 from pretrain.failures import TrainingStopped
 from pretrain.state import Training
-from training.losses import sigmoid_cross_entropy, soft_targets, softmax_cross_entropy
+from training.losses import (
+    masked_sigmoid_cross_entropy,
+    sigmoid_cross_entropy,
+    soft_targets,
+    softmax_cross_entropy,
+)
 
 _LOSSES = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}
 
@@ -45,9 +50,11 @@ def train_step(training: Training) -> None:
 
 
 def _loss(training: Training, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean loss of a micro batch: images uint8 (batch, 3, H, W), labels int64 (batch,)."""
+    """Mean loss of a micro batch: images uint8 (batch, 3, H, W), labels as a `Batch` has them."""
     config = training.plan.config.loss
     logits = training.engine(normalise(images, dtype=training.dtype))
+    if training.plan.train.is_multi_label:
+        return masked_sigmoid_cross_entropy(logits, labels)
     targets = soft_targets(labels, training.plan.num_classes, config.label_smoothing)
     return _LOSSES[config.kind](logits, targets)
 

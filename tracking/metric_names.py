@@ -15,6 +15,7 @@ STEP_SECONDS = "throughput/step_seconds"
 VALIDATION_TOP1 = "validation/top1"
 VALIDATION_TOP5 = "validation/top5"
 VALIDATION_MEAN_PER_CLASS = "validation/mean_per_class"
+VALIDATION_MEAN_AVERAGE_PRECISION = "validation/mean_average_precision"
 VALIDATION_LOSS = "validation/loss"
 
 TEST_TOP1 = "test/top1"

@@ -1,4 +1,4 @@
-"""Losses on soft targets: each image's target is a distribution over (or a set of) classes."""
+"""Losses on soft targets (a distribution over classes) and on sets of verified classes."""
 
 import torch
 import torch.nn.functional as F
@@ -35,3 +35,28 @@ def sigmoid_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.
     """
     losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
     return losses.sum(dim=-1).mean()
+
+
+def known_targets(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Targets and mask of labels of which some are not known.
+
+    Args:
+        labels: int8 (batch, C): 1 verified to be there, 0 verified to be absent, -1 unknown.
+
+    Returns:
+        k-hot targets and the mask of known classes, float32 (batch, C), both 0 where unknown.
+    """
+    return (labels > 0).to(torch.float32), (labels >= 0).to(torch.float32)
+
+
+def masked_sigmoid_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy summed over the known classes, mean over images; a scalar.
+
+    Args:
+        logits: (batch, C); computed in fp32 whatever their precision.
+        labels: int8 (batch, C) as for `known_targets`; unknown classes have no loss, no gradient.
+    """
+    targets, mask = known_targets(labels)
+    losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+    # Not a product: an infinite logit of an unknown class would make it nan.
+    return torch.where(mask > 0, losses, 0.0).sum(dim=-1).mean()

@@ -15,6 +15,7 @@ from data_pipeline.sources.fractals import FractalSource
 from data_pipeline.sources.image_folder import read_image_folder
 from data_pipeline.sources.imagenet1k import read_imagenet1k
 from data_pipeline.sources.imagenet21k import read_imagenet21k
+from data_pipeline.sources.open_images import read_open_images
 from data_pipeline.sources.parquet_files import read_parquet
 from data_pipeline.sources.pets import read_pets
 from data_pipeline.sources.source import Source
@@ -44,6 +45,11 @@ SOURCES: dict[str, SourceKind] = {
     "pets": SourceKind(read_pets, ("trainval", "test")),
     "imagenet-1k": SourceKind(read_imagenet1k, ("train", "val")),
     "imagenet-21k": SourceKind(read_imagenet21k, ("train",), options=("classes",)),
+    "open-images": SourceKind(
+        read_open_images,
+        ("train", "validation", "test"),
+        options=("classes", "machine_confidence"),
+    ),
     "parquet": SourceKind(read_parquet, (), options=("image_column", "label_column")),
     "digits": SourceKind(
         lambda _input, split: read_digits(split), ("train", "test"), needs_input=False

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from configs.errors import RefusedInput
+from data_pipeline.label_sets import LabelSet
 
 
 @dataclass(frozen=True)
 class StreamedImage:
-    """An image that was read: its class number and its file, or why there is none.
+    """An image that was read: its class number or label set and its file, or why there is none.
 
     `problem` says why the image cannot be used; `data` is empty then.
     """
 
-    label: int
+    label: int | LabelSet
     where: str
     data: bytes
     problem: str = ""

@@ -133,6 +133,7 @@ def fake_choice(labels, seed, **options):
         num_images=len(labels),
         classes=tuple("abcde"),
         num_classes=5,
+        require_single_labels=lambda options: None,
         select=lambda rows: SimpleNamespace(relabel=lambda *_: rows),
     )
     return set(choose(dataset, seed=seed, **options).tolist())
