@@ -108,6 +108,24 @@ class AugmentConfig(Section):
         ),
     )
     flip: bool = Field(True, description="Mirror left and right with probability one half.")
+    interpolation: Literal["bicubic", "bilinear"] = Field(
+        "bicubic",
+        description="Resizing, of evaluation images too: bicubic is sharper, bilinear faster.",
+    )
+    antialias: bool = Field(
+        True,
+        description=(
+            "Average over all pixels when an image is made smaller; without, fine patterns turn "
+            "into false ones, but resizing is faster (what the authors' code does)."
+        ),
+    )
+    dct_scaling: bool = Field(
+        True,
+        description=(
+            "Decode large JPEG crops at 1/2, 1/4 or 1/8 where that still covers the input: faster, "
+            "pixels differ slightly."
+        ),
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> AugmentConfig:

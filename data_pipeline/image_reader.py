@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from configs.errors import RefusedInput
@@ -19,6 +19,15 @@ from data_pipeline.broken import (
 from data_pipeline.decode import decode_image
 from data_pipeline.index import ShardedDataset
 from data_pipeline.shard_reader import ShardReader
+
+Decoded = TypeVar("Decoded", covariant=True)
+
+
+class Decode(Protocol[Decoded]):
+    """Makes something of an image file, or raises BrokenImage: a function of the bytes alone."""
+
+    def __call__(self, data: bytearray, *, max_pixels: int) -> Decoded:
+        """Decode; images of more than `max_pixels` are broken."""
 
 
 class ImageReader:
@@ -47,8 +56,14 @@ class ImageReader:
         self._max_broken_fraction = max_broken_fraction
         self._shards = ShardReader(dataset)
 
-    def image(self, row: int) -> torch.Tensor | None:
-        """Pixels of a row, uint8 (3, height, width); None, and a note, if the image is broken.
+    def image(
+        self,
+        row: int,
+        decode: Decode[Decoded] = decode_image,  # type: ignore[assignment]
+    ) -> Decoded | None:
+        """The image of a row, decoded (uint8 (3, height, width) unless `decode` says otherwise).
+
+        None, and a note, if it is broken.
 
         Raises:
             RefusedInput: the shard is missing or too short.
@@ -57,24 +72,28 @@ class ImageReader:
             return None
         data = self._shards.read(row)
         try:
-            return decode_image(data, max_pixels=self._max_pixels)
+            return decode(data, max_pixels=self._max_pixels)
         except BrokenImage as error:
             self._broken.add(self._record(row, str(error)))
             return None
 
-    def readable_image(self, row: int) -> tuple[int, torch.Tensor]:
-        """The row, or the row that stands in for it if it is broken, and its pixels.
+    def readable_image(
+        self,
+        row: int,
+        decode: Decode[Decoded] = decode_image,  # type: ignore[assignment]
+    ) -> tuple[int, Decoded]:
+        """The row, or the row that stands in for it if it is broken, and its decoded image.
 
         Raises:
             RefusedInput: a shard is missing or too short, or no substitute was found within the
                 budget of broken images.
         """
-        image = self.image(row)
+        image = self.image(row, decode)
         if image is not None:
             return row, image
         for num_broken, substitute in enumerate(substitute_rows(self._dataset.shard, row), 1):
             self._check_search(num_broken)
-            image = self.image(substitute)
+            image = self.image(substitute, decode)
             if image is not None:
                 return substitute, image
         raise RefusedInput(

@@ -21,6 +21,7 @@ from data_pipeline.augment import EvalTransform, TrainTransform
 from data_pipeline.batch import PADDING_ROW, Batch
 from data_pipeline.batch_threads import BatchThreads, PendingBatch
 from data_pipeline.broken import BrokenList, BrokenRecord, check_broken_budget
+from data_pipeline.decode import decode_image
 from data_pipeline.image_reader import ImageReader
 from data_pipeline.index import ShardedDataset
 from data_pipeline.order import SampleOrder
@@ -250,7 +251,7 @@ def _fill_train(
 ) -> None:
     position, row = slots[slot]
     with _named(reader, row):
-        row, image = reader.readable_image(row)
+        row, image = reader.readable_image(row, partial(transform.decode, position=position))
         transform(image, position, batch.images[slot])
     batch.set_source(slot, row, reader.label(row))
 
@@ -261,7 +262,7 @@ def _fill_eval(
     row, image = rows[slot], None
     if row != PADDING_ROW:
         with _named(reader, row):
-            image = reader.image(row)
+            image = reader.image(row, decode_image)
             if image is not None:
                 transform(image, batch.images[slot])
                 batch.set_source(slot, row, reader.label(row))

@@ -20,6 +20,7 @@ from data_pipeline.augment import EvalTransform, TrainTransform
 from data_pipeline.index import ShardedDataset
 from data_pipeline.loader import EvalLoader, TrainLoader
 from data_pipeline.order import SampleOrder, random_generator
+from data_pipeline.resizing import Resizing
 from finetune.progress import Progress
 from finetune.start import Start, StateDict
 from finetune.task_data import TaskData
@@ -196,7 +197,9 @@ def _eval_loader(
     resize_px = config.eval_resize_px or _resize_px(start)
     return EvalLoader(
         dataset,
-        transform=EvalTransform(start.architecture.image_px, resize_px),
+        transform=EvalTransform(
+            start.architecture.image_px, resize_px, resizing=Resizing.of(config.augment)
+        ),
         batch_images=config.evaluation.batch_images,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,

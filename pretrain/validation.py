@@ -8,6 +8,7 @@ import torch
 
 from data_pipeline.augment import EvalTransform, normalise
 from data_pipeline.loader import EvalLoader
+from data_pipeline.resizing import Resizing
 from pretrain.state import Training
 from tracking.metric_names import (
     VALIDATION_LOSS,
@@ -75,7 +76,11 @@ def _batches(training: Training) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     assert plan.validation is not None
     loader = EvalLoader(
         plan.validation,
-        transform=EvalTransform(training.architecture.image_px, config.data.eval_resize_px),
+        transform=EvalTransform(
+            training.architecture.image_px,
+            config.data.eval_resize_px,
+            resizing=Resizing.of(config.augment),
+        ),
         batch_images=config.evaluation.batch_images,
         rank=plan.ranks.rank,
         world_size=plan.ranks.world_size,

@@ -10,14 +10,9 @@ from torchvision.transforms.v2 import functional as reference
 
 from configs.errors import RefusedInput
 from configs.groups import AugmentConfig
-from data_pipeline.augment import (
-    EvalTransform,
-    PositionDraws,
-    TrainTransform,
-    draws_key,
-    fit_over,
-    normalise,
-)
+from data_pipeline.augment import EvalTransform, TrainTransform, normalise
+from data_pipeline.position_draws import PositionDraws, draws_key
+from data_pipeline.resizing import fit_over
 
 GOLDEN_KEY = 18153804199761177493
 GOLDEN_DRAW = 0.31468969866235874
@@ -140,12 +135,8 @@ def test_draws_are_uniform_over_positions() -> None:
 def boxes(height: int, width: int, count: int, **augment: object) -> np.ndarray:
     """(count, 4) top, left, height, width of area crops, without flips."""
     transform = TrainTransform(AugmentConfig(flip=False, **augment), (8, 8), seed=1)
-    image = coordinates(height, width)
-    found = []
-    for position in range(count):
-        crop = transform._crop_area(image, PositionDraws(transform._key, position))
-        found.append((int(crop[0, 0, 0]), int(crop[1, 0, 0]), crop.shape[1], crop.shape[2]))
-    return np.array(found)
+    draws = (PositionDraws(transform._key, position) for position in range(count))
+    return np.array([transform._area_box((height, width), each) for each in draws])
 
 
 def test_area_crops_have_the_stated_distribution() -> None:
