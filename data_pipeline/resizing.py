@@ -28,7 +28,16 @@ class Resizing(NamedTuple):
         if tuple(image.shape[1:]) == size:
             return image
         mode, antialias = self
-        return interpolate(image[None], size=size, mode=mode, antialias=antialias)[0]
+        return interpolate(_as_batch(image), size=size, mode=mode, antialias=antialias)[0]
+
+
+def _as_batch(image: torch.Tensor) -> torch.Tensor:
+    """The image as a batch of one, without a copy."""
+    if image.stride(0) != 1:
+        return image[None]
+    # Packed RGB: a leading dimension of its own would get a stride by which torch no longer sees
+    # channels-last memory, and would copy into planes and back.
+    return image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
 
 
 def default_resize_px(image_size: tuple[int, int]) -> int:
