@@ -47,5 +47,5 @@ lint: setup ## ruff, mypy and the import rules
 	$(BIN)/lint-imports
 
 clean: ## remove .venv, caches and build leftovers; keeps runs/, mlruns/ and datasets/
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build data_pipeline/_jpeg_crop*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

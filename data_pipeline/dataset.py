@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from configs.errors import RefusedInput
 from configs.subset import SubsetConfig
-from data_pipeline.index_table import column_values, disagreements, read_index
+from data_pipeline.index_cache import open_index, was_checked
+from data_pipeline.index_table import column_values, disagreements
 from data_pipeline.label_sets import LabelSets
 from data_pipeline.manifest import Manifest
 
@@ -234,8 +235,8 @@ def open_dataset(folder: Path | str) -> ShardedDataset:
     """
     folder = Path(folder)
     manifest = Manifest.load(folder)
-    table = read_index(folder)
-    problems = disagreements(manifest, table)
+    table = open_index(folder, manifest)
+    problems = disagreements(manifest, table, rows_too=not was_checked(table))
     if problems:
         raise RefusedInput(
             f"{folder}: {problems[0]}; `python -m data_pipeline.verify {folder}` lists everything "
