@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import numpy as np
@@ -29,10 +30,27 @@ from numpy.typing import NDArray
 
 from configs.errors import RefusedInput
 
-if TYPE_CHECKING:
-    from data_pipeline.index import ShardedDataset
-
 IntArray = NDArray[np.int64]
+
+
+class ImagesInShards(Protocol):
+    """What an order needs to know of a dataset: `shard` of each image, ascending, and names."""
+
+    @property
+    def shard(self) -> NDArray:
+        """Shard number of every image, shape (num_images,)."""
+
+    @property
+    def manifest(self) -> Any:
+        """Whose `shards` are counted, with those that a selection has emptied."""
+
+    @property
+    def digest(self) -> str:
+        """Identity of the whole data."""
+
+    @property
+    def filter_digest(self) -> str:
+        """Identity of the selection."""
 
 
 def random_generator(purpose: str, *numbers: int) -> np.random.Generator:
@@ -69,7 +87,7 @@ class SampleOrder:
         RefusedInput: no images, or fewer than one stream.
     """
 
-    def __init__(self, dataset: ShardedDataset, *, num_streams: int, seed: int) -> None:
+    def __init__(self, dataset: ImagesInShards, *, num_streams: int, seed: int) -> None:
         """Count the images of each shard."""
         if num_streams < 1:
             raise RefusedInput(f"streams = {num_streams}: the order needs at least one stream")
@@ -125,6 +143,35 @@ class SampleOrder:
                 shards[slots].tolist(), (places - starts[slots]).tolist(), strict=True
             )
         ]
+
+    def passages(self, epoch: int, rank: int = 0, world_size: int = 1) -> NDArray[np.int64]:
+        """When the streams of an epoch that a rank reads pass through which shards.
+
+        Gives int64 (3, passages): first and last position of a stream within a shard, and the
+        shard, in the order of the first positions. Where the world size does not divide the streams
+        several ranks read a stream, and the positions are those of all of them together.
+        """
+        length, num_longer = divmod(self.num_images, self.num_streams)
+        streams = np.arange(min(self.num_streams, self.num_images), dtype=np.int64)
+        shared = math.gcd(self.num_streams, world_size)
+        start = epoch * self.num_images
+        streams = streams[(start + streams - rank) % shared == 0]
+        begin = streams * length + np.minimum(streams, num_longer)
+        end = begin + length + (streams < num_longer)
+        with self._lock:
+            shards, starts = self._line(epoch)
+        filled = self._shard_images[shards] > 0
+        shards, starts = shards[filled], starts[filled]
+        ends = np.append(starts[1:], self.num_images)
+        low = np.searchsorted(starts, begin, side="right") - 1
+        counts = np.searchsorted(starts, end - 1, side="right") - low
+        which = np.repeat(np.arange(len(streams)), counts)
+        slots = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts) + low[which]
+        first = np.maximum(starts[slots], begin[which]) - begin[which]
+        last = np.minimum(ends[slots], end[which]) - begin[which] - 1
+        found = start + np.stack([first, last]) * self.num_streams + streams[which]
+        by_first = np.argsort(found[0], kind="stable")
+        return np.vstack([found, shards[slots]])[:, by_first]
 
     def _line(self, epoch: int) -> tuple[IntArray, IntArray]:
         """Shards of an epoch in their shuffled order, and the place where each one starts."""

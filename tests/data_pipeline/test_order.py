@@ -61,6 +61,30 @@ def reference_epoch(lengths: list[int], num_streams: int, seed: int, epoch: int)
 
 
 @settings(max_examples=60, deadline=None)
+@given(shard_lengths, num_streams, seeds, st.integers(1, 5))
+def test_passages_tell_every_shard_of_every_position(
+    lengths: list[int], streams: int, seed: int, world_size: int
+) -> None:
+    dataset = images(lengths)
+    order = SampleOrder(dataset, num_streams=streams, seed=seed)
+    for epoch in range(2):
+        start = epoch * sum(lengths)
+        read = reference_epoch(lengths, streams, seed, epoch)
+        shards = {start + q: int(dataset.shard[row]) for q, row in enumerate(read)}
+        for rank in range(world_size):
+            told = {}
+            for first, last, shard in order.passages(epoch, rank, world_size).T.tolist():
+                assert first <= last
+                told |= dict.fromkeys(range(first, last + 1, streams), shard)
+            # Of a stream that several ranks read, each is told all positions.
+            mine = {p for p in shards if p % world_size == rank}
+            assert mine <= told.keys()
+            assert told.items() <= shards.items()
+            if streams % world_size == 0:
+                assert told.keys() == mine
+
+
+@settings(max_examples=60, deadline=None)
 @given(shard_lengths, num_streams, seeds)
 def test_equals_the_reference_over_epochs(lengths: list[int], streams: int, seed: int) -> None:
     order = SampleOrder(images(lengths), num_streams=streams, seed=seed)
