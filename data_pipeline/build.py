@@ -1,13 +1,13 @@
 """`python -m data_pipeline.build`: a dataset's image files become WebDataset shards with an index.
 
 Images are shuffled over all shards by the seed, because sources are sorted by class; their bytes
-are copied as they are. The output folder is a dataset once its manifest is there, written last.
+are copied as they are unless `--max-side` makes them smaller. The output folder is a dataset once
+its manifest is there, written last. A build that was killed goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,61 +15,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+from numpy.typing import NDArray
 
 from configs.errors import RefusedInput
-from data_pipeline.index_table import INDEX_SCHEMA, write_index
-from data_pipeline.manifest import Manifest, ShardEntry
+from data_pipeline.build_summary import BuildSummary, PartSummary
+from data_pipeline.join_shards import join_shards, names_already_given
 from data_pipeline.output_folder import (
+    BuildDescription,
+    Part,
     building,
-    describe_skipped,
+    discard_unfinished,
     finished_build,
-    write_skipped,
 )
+from data_pipeline.output_store import OutputStore, open_store
 from data_pipeline.shard_plan import BuildOptions, num_stream_shards, plan_shards
-from data_pipeline.shard_writer import ShardJob, SkippedFile, WrittenShard, write_shard
+from data_pipeline.shard_record import WrittenShard
+from data_pipeline.shard_writer import ShardJob, write_shard
 from data_pipeline.source_options import add_source_options, chosen_source, reader_options
 from data_pipeline.sources import READER_OPTIONS, SOURCES, Source, StreamSource, open_source
 from data_pipeline.stream_writer import write_stream
 from data_pipeline.worker_processes import num_usable_cores, run_jobs
 
 
-@dataclass(frozen=True)
-class BuildSummary:
-    """What a build did. `num_converted` counts GIF and BMP files that were stored as PNG."""
-
-    output: Path
-    manifest: Manifest
-    skipped: tuple[SkippedFile, ...]
-    num_converted: int
-    seconds: float
-    already_built: bool
-    notices: tuple[str, ...] = ()
-
-    def text(self) -> str:
-        """The summary for people, several lines."""
-        manifest = self.manifest
-        what = manifest.counts_text()
-        if self.already_built:
-            return f"{self.output} already holds the finished build of this: {what}"
-        rate = manifest.num_images / max(self.seconds, 1e-9)
-        lines = [
-            f"wrote {what}",
-            f"  {manifest.name}, split {manifest.split}, to {self.output} "
-            f"in {self.seconds:.1f} s ({rate:,.0f} images/s)",
-            f"  data digest {manifest.digest}",
-        ]
-        if self.num_converted:
-            lines.append(f"  stored {self.num_converted} GIF or BMP files as PNG")
-        notices = [f"  {notice}" for notice in self.notices]
-        return "\n".join([*lines, *describe_skipped(self.output, self.skipped), *notices])
-
-
 def build_dataset(
     source: str | Source | StreamSource,
-    input: Path | None,
+    input: Path | str | None,
     split: str,
-    output: Path,
+    output: Path | str,
     **options: Any,
 ) -> BuildSummary:
     """Write the shards, index and manifest of one split.
@@ -78,39 +50,99 @@ def build_dataset(
         source: Name in `SOURCES`, or a source that was already opened (then `input` is not read).
         input: Folder of the source's files; None for a source that needs none.
         split: Name of the split.
-        output: New or empty folder. If it holds the same build already, nothing is written.
-        options: Fields of `BuildOptions`: shard_images, shard_bytes, workers, seed, shuffle,
-            progress, shards, buffer_bytes; the result does not depend on workers, progress or
+        output: New or empty folder, or a URL such as s3://bucket/shards. If it holds the same build
+            already, nothing is written; if it holds a beginning of it, that is gone on with.
+        options: Fields of `BuildOptions`; the result does not depend on workers, progress or
             buffer_bytes. And those of the source's reader: classes, image_column, label_column.
 
     Raises:
         RefusedInput: Anything that a user can correct; `output` then holds no half dataset.
     """
-    of_reader = {name: options.pop(name) for name in READER_OPTIONS if name in options}
-    settings = BuildOptions(**options)
     started = time.perf_counter()
-    listed = open_source(source, input, split, **of_reader) if isinstance(source, str) else source
-    kind = source if isinstance(source, str) else source.name
-    facts = _describe_build(kind, listed, settings)
-    output = Path(output)
-    manifest = finished_build(output, facts)
+    planned = _plan(source, input, split, options)
+    manifest = finished_build(output, planned.description.facts)
     if manifest is not None:
-        return BuildSummary(output, manifest, (), 0, 0.0, already_built=True)
-    with building(output) as staging:
-        if isinstance(listed, StreamSource):
-            written = write_stream(listed, settings, staging)
-        else:
-            written = _write_shards(listed, settings, staging)
-        manifest = _finish(listed, facts, written, output)
+        discard_unfinished(open_store(output))
+        return BuildSummary(output, manifest, already_built=True)
+    with building(output, planned.description) as store:
+        shards = _write_shards(planned, store, range(planned.description.num_shards))
+        finished = join_shards(store, planned.description)
     return BuildSummary(
         output=output,
-        manifest=manifest,
-        skipped=tuple(file for shard in written for file in shard.skipped),
-        num_converted=sum(shard.num_converted for shard in written),
+        manifest=finished.manifest,
+        skipped=finished.skipped,
+        changes=finished.changes,
+        num_duplicates=finished.num_duplicates,
+        num_written=sum(shard.num_images for shard in shards if not shard.was_there),
         seconds=time.perf_counter() - started,
-        already_built=False,
-        notices=tuple(listed.notices()) if isinstance(listed, StreamSource) else (),
+        notices=tuple(planned.source.notices()) if isinstance(planned.source, StreamSource) else (),
     )
+
+
+def build_part(
+    source: str | Source | StreamSource,
+    input: Path | str | None,
+    split: str,
+    output: Path | str,
+    part: Part,
+    **options: Any,
+) -> PartSummary | BuildSummary:
+    """Write the shards of one part; `python -m data_pipeline.merge` makes the parts a dataset.
+
+    All parts are given the same arguments, `output` too, which lies where all can write.
+
+    Raises:
+        RefusedInput: Anything that a user can correct.
+    """
+    started = time.perf_counter()
+    planned = _plan(source, input, split, options)
+    if isinstance(planned.source, StreamSource):
+        raise RefusedInput(
+            f"--part {part}: {planned.source.name} is read as a stream, from front to back, and "
+            "cannot be split; leave out --part"
+        )
+    manifest = finished_build(output, planned.description.facts)
+    if manifest is not None:
+        return BuildSummary(output, manifest, already_built=True)
+    with building(output, planned.description, part) as store:
+        numbers = [number for number in range(len(planned.shards)) if part.holds(number)]
+        shards = _write_shards(planned, store, numbers)
+    return PartSummary(output, part, tuple(shards), time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class _PlannedBuild:
+    """A source, and the rows of each shard: a function of the listing and the options.
+
+    A stream has no `shards` here; its images are sent to theirs as they come.
+    """
+
+    source: Source | StreamSource
+    options: BuildOptions
+    shards: list[NDArray[np.int64]]
+    description: BuildDescription
+
+
+def _plan(
+    source: str | Source | StreamSource,
+    input: Path | str | None,
+    split: str,
+    options: dict[str, Any],
+) -> _PlannedBuild:
+    of_reader = {name: options.pop(name) for name in READER_OPTIONS if name in options}
+    settings = BuildOptions(**options)
+    listed = open_source(source, input, split, **of_reader) if isinstance(source, str) else source
+    kind = source if isinstance(source, str) else source.name
+    shards = [] if isinstance(listed, StreamSource) else plan_shards(listed, settings)
+    facts = _describe_build(kind, listed, settings)
+    description = BuildDescription(
+        name=listed.name,
+        split=listed.split,
+        classes=listed.classes,
+        facts=facts,
+        num_shards=facts["shards"] if isinstance(listed, StreamSource) else len(shards),
+    )
+    return _PlannedBuild(listed, settings, shards, description)
 
 
 def _describe_build(
@@ -118,10 +150,7 @@ def _describe_build(
 ) -> dict[str, Any]:
     """What decides the result; two builds with the same description give the same bytes."""
     if isinstance(source, StreamSource):
-        counts = {
-            "num_files": source.num_images,
-            "shards": num_stream_shards(source, options),
-        }
+        counts = {"num_files": source.num_images, "shards": num_stream_shards(source, options)}
     else:
         counts = {"num_files": len(source.labels)}
     return {
@@ -133,69 +162,46 @@ def _describe_build(
         "shuffle_seed": options.seed if options.shuffle else None,
         "shard_images": options.shard_images,
         "shard_bytes": options.shard_bytes,
+        **options.recipe_facts(),
     }
 
 
-def _write_shards(source: Source, options: BuildOptions, staging: Path) -> list[WrittenShard]:
-    """Write every shard into `staging`; gives them in the order of the plan."""
+def _write_shards(
+    planned: _PlannedBuild, store: OutputStore, numbers: Sequence[int]
+) -> list[WrittenShard]:
+    """Write some of the shards into `store`, unless they are there."""
     from tqdm import tqdm
 
-    plan = plan_shards(source, options)
-    jobs = (
-        ShardJob(
-            path=staging / f"{number:06d}.tar",
-            rows=tuple(rows.tolist()),
-            labels=tuple(source.labels[rows].tolist()),
-            images=source.images(rows),
-        )
-        for number, rows in enumerate(plan)
-    )
-    num_workers = min(options.workers or num_usable_cores(), len(plan))
+    options, source = planned.options, planned.source
+    named = names_already_given(store, planned.description)
+    if isinstance(source, StreamSource):
+        return write_stream(source, options, store, len(numbers), named)
+    jobs = (_job(planned, source, store, number, named.get(number)) for number in numbers)
+    num_workers = min(options.workers or num_usable_cores(), max(len(numbers), 1))
+    num_images = sum(len(planned.shards[number]) for number in numbers)
     written = []
-    num_images = len(source.labels)
     # None switches the bar off where standard error is not a terminal.
     disable = None if options.progress else True
     with tqdm(total=num_images, unit=" images", smoothing=0.1, disable=disable) as bar:
         for shard in run_jobs(write_shard, jobs, num_workers):
             written.append(shard)
             bar.update(shard.num_images + len(shard.skipped))
-    return sorted(written, key=lambda shard: shard.path)
+    return written
 
 
-def _finish(
-    source: Source | StreamSource,
-    facts: dict[str, Any],
-    written: list[WrittenShard],
-    output: Path,
-) -> Manifest:
-    """Move shards to their names, write index, list of skipped files and, last, the manifest."""
-    filled = [shard for shard in written if shard.num_images]
-    if not filled:
-        skipped = [file for shard in written for file in shard.skipped]
-        first = f"{skipped[0].where}: {skipped[0].reason}" if skipped else "there is none"
-        raise RefusedInput(
-            f"none of the {len(skipped)} files of {source.name}, split {source.split}, can be "
-            f"used; the first is {first}"
-        )
-    entries, tables = [], []
-    for number, shard in enumerate(filled):
-        name = f"{source.split}-{number:06d}.tar"
-        os.replace(shard.path, output / name)
-        entries.append(ShardEntry(name, shard.num_images, shard.num_bytes, shard.sha256))
-        numbers = pa.array(np.full(shard.num_images, number, dtype=np.int32))
-        position = INDEX_SCHEMA.get_field_index("shard")
-        tables.append(shard.table.set_column(position, INDEX_SCHEMA.field("shard"), numbers))
-    index_digest = write_index(output, pa.concat_tables(tables).combine_chunks())
-    write_skipped(output, [file for shard in written for file in shard.skipped])
-    manifest = Manifest.describe(
-        identity=(source.name, source.split),
-        classes=source.classes,
-        shards=tuple(entries),
-        source=facts,
-        index_digest=index_digest,
+def _job(
+    planned: _PlannedBuild, source: Source, store: OutputStore, number: int, named: str | None
+) -> ShardJob:
+    rows = planned.shards[number]
+    return ShardJob(
+        store=store,
+        number=number,
+        rows=tuple(rows.tolist()),
+        labels=tuple(source.labels[rows].tolist()),
+        images=source.images(rows),
+        recipe=planned.options,
+        named=named,
     )
-    manifest.save(output)
-    return manifest
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -208,49 +214,62 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add(
         "--source", required=True, metavar="NAME", help=f"layout of the files: {', '.join(SOURCES)}"
     )
-    add("--input", type=Path, metavar="DIR", help="folder of the files, in their official layout")
+    add("--input", metavar="DIR", help="folder of the files, in their official layout; or a URL")
     add("--split", required=True, help="which part; for image-folder a folder of --input")
-    add("--output", type=Path, required=True, metavar="DIR", help="new or empty folder")
+    add("--output", required=True, metavar="DIR", help="new or empty folder, or s3:// or gs:// URL")
     add("--shard-images", type=int, metavar="N", help="images of a shard (default 1000)")
     add("--shard-bytes", type=int, metavar="N", help="instead: largest size of a shard, in bytes")
     add("--workers", type=int, metavar="N", help="processes (default: one per core)")
     add("--seed", type=int, default=0, help="of the shuffle over all shards (default 0)")
     add("--no-shuffle", action="store_true", help="keep the source's order")
-    add(
-        "--shards",
-        type=int,
-        metavar="N",
-        help="of a source that is read as a stream (imagenet-21k, parquet), instead: their number",
-    )
+    add("--part", metavar="I/N", help="write only this share of the shards, from 1/N to N/N")
+    _add_recipe(parser)
+    add = parser.add_argument_group("of a source that is read as a stream").add_argument
+    add("--shards", type=int, metavar="N", help="number of shards, in place of another cut")
     add(
         "--buffer-bytes",
         type=int,
         default=BuildOptions.buffer_bytes,
         metavar="N",
-        help="of a stream: what may wait in memory to be written (default %(default)s); more means "
-        "fewer writes",
+        help="what may wait in memory to be written (default %(default)s); more means fewer writes",
     )
     add_source_options(parser)
     return parser.parse_args(argv)
 
 
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("what is done with each image").add_argument
+    add("--max-side", type=int, metavar="PX", help="make larger images smaller: their shorter side")
+    add("--quality", type=int, default=90, metavar="N", help="of those, as JPEG (default 90)")
+    add(
+        "--chroma",
+        choices=("420", "422", "444"),
+        default="420",
+        help="colour resolution of those (default 420, a quarter; 444 is full)",
+    )
+    add(
+        "--check",
+        choices=("quick", "decode"),
+        default="quick",
+        help="quick: decode only files that do not look whole (default); decode: all, about a "
+        "tenth of the speed",
+    )
+    add("--keep-broken", action="store_true", help="keep images that do not decode")
+
+
 def main(argv: Sequence[str]) -> int:
     """Build, then print the summary."""
     options = _parse(argv)
-    summary = build_dataset(
-        chosen_source(options),
-        options.input,
-        options.split,
-        options.output,
-        shard_images=options.shard_images,
-        shard_bytes=options.shard_bytes,
-        workers=options.workers,
-        seed=options.seed,
-        shuffle=not options.no_shuffle,
-        shards=options.shards,
-        buffer_bytes=options.buffer_bytes,
-        **reader_options(options),
-    )
+    output = options.output if "://" in options.output else Path(options.output)
+    where = (chosen_source(options), options.input, options.split, output)
+    names = ["shard_images", "shard_bytes", "workers", "seed", "shards", "buffer_bytes"]
+    names += ["max_side", "quality", "chroma", "check", "keep_broken"]
+    settings = {name: getattr(options, name) for name in names} | reader_options(options)
+    settings["shuffle"] = not options.no_shuffle
+    if options.part is None:
+        summary: BuildSummary | PartSummary = build_dataset(*where, **settings)
+    else:
+        summary = build_part(*where, Part.parse(options.part), **settings)
     print(summary.text())  # noqa: T201
     return 0
 

@@ -19,7 +19,7 @@ from data_pipeline.foreign_shards import ForeignShard, RawLabel, find_shards, re
 from data_pipeline.index_table import INDEX_SCHEMA, write_index
 from data_pipeline.manifest import MANIFEST_FILE, Manifest, ShardEntry
 from data_pipeline.output_folder import describe_skipped, finished_build, write_skipped
-from data_pipeline.shard_writer import SkippedFile
+from data_pipeline.shard_record import SkippedFile
 from data_pipeline.worker_processes import num_usable_cores, run_jobs
 
 
@@ -183,7 +183,7 @@ def _read_shards(paths: list[Path], options: IndexOptions) -> list[ForeignShard]
     read = partial(read_shard, label_field=options.label_field)
     found = {}
     with tqdm(total=len(paths), unit=" shards", disable=None) as bar:
-        for shard in run_jobs(read, paths, num_workers):
+        for shard in run_jobs(read, paths, num_workers, preload=("webdataset", "PIL.Image")):
             found[shard.path] = shard
             bar.update()
     return [found[path] for path in paths]

@@ -18,7 +18,7 @@ from configs.errors import RefusedInput
 from data_pipeline.image_header import EXTENSIONS, NotAnImage, read_header
 from data_pipeline.index_table import INDEX_SCHEMA
 from data_pipeline.manifest import file_sha256
-from data_pipeline.shard_writer import SkippedFile
+from data_pipeline.shard_record import SkippedFile
 from data_pipeline.tar_samples import DamagedTar, MemberPlace, TarSample, read_samples
 
 RawLabel = int | str

@@ -37,14 +37,22 @@ _STRINGS_HASHED_AT_ONCE = 65_536
 
 def write_index(folder: Path, table: pa.Table) -> str:
     """Write `index.parquet` under a temporary name, rename it, and return its digest (hex)."""
+    digest, content = encode_index(table)
+    temporary = folder / f"{INDEX_FILE}.partial"
+    temporary.write_bytes(content)
+    os.replace(temporary, folder / INDEX_FILE)
+    return digest
+
+
+def encode_index(table: pa.Table) -> tuple[str, pa.Buffer]:
+    """An index's digest (hex), and the content of its `index.parquet`."""
     digest = index_digest(table)
     table = table.cast(index_schema(table)).replace_schema_metadata(
         {_DIGEST_FIELD: digest.encode()}
     )
-    temporary = folder / f"{INDEX_FILE}.partial"
-    pq.write_table(table, temporary, compression="zstd")
-    os.replace(temporary, folder / INDEX_FILE)
-    return digest
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return digest, sink.getvalue()
 
 
 def index_schema(table: pa.Table) -> pa.Schema:

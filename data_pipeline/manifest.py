@@ -91,10 +91,14 @@ class Manifest:
 
     def save(self, folder: Path) -> Path:
         """Write `manifest.json` into `folder`, under a temporary name first."""
-        fields = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, **asdict(self)}
         path = folder / MANIFEST_FILE
-        write_atomically(path, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
+        write_atomically(path, self.as_json())
         return path
+
+    def as_json(self) -> str:
+        """The content of `manifest.json`."""
+        fields = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, **asdict(self)}
+        return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -107,8 +111,19 @@ class Manifest:
         if not path.is_file():
             raise RefusedInput(_why_not_a_dataset(Path(folder)))
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            content = path.read_bytes()
+        except OSError as error:
+            raise RefusedInput(
+                f"{path} cannot be read ({error}); build the dataset anew"
+            ) from error
+        return cls.parse(content, str(path))
+
+    @classmethod
+    def parse(cls, content: bytes, path: str) -> Manifest:
+        """Read the content of a `manifest.json`, which lies at `path`; raises like `load`."""
+        try:
+            fields = json.loads(content)
+        except ValueError as error:
             raise RefusedInput(
                 f"{path} cannot be read ({error}); build the dataset anew"
             ) from error

@@ -1,36 +1,93 @@
 """The folder that a build writes into: never someone else's, never half a dataset.
 
-Shards are written in `OUTPUT/.building/` and moved up when all are there; the manifest comes last.
+Shards are written in `OUTPUT/.building/`, each with a record, and get their names when all are
+there; the manifest comes last. A build that was interrupted is gone on with from its records.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from configs.errors import RefusedInput
 from data_pipeline.manifest import INDEX_FILE, MANIFEST_FILE, Manifest
-from data_pipeline.shard_writer import SkippedFile
+from data_pipeline.output_store import OutputStore, open_store
+from data_pipeline.shard_record import BUILDING_FOLDER, SkippedFile, count_records
 
-BUILDING_FOLDER = ".building"
 SKIPPED_FILE = "skipped.jsonl"
-_LOCK_FILE = "lock"
+_DESCRIPTION_FILE = f"{BUILDING_FOLDER}/build.json"
+_LOCK = f"{BUILDING_FOLDER}/lock"
+_BEGIN_SECONDS = 30
 _REASONS_SHOWN = 10
 _SHARD_NAME = re.compile(r"[\w-]+-\d{6}\.tar")
+_STAGED = re.compile(r"(\d{6})\.(?:tar|arrow)\..*partial")
+
+
+@dataclass(frozen=True)
+class BuildDescription:
+    """What is being built, for whoever goes on with it: `.building/build.json`.
+
+    `facts` decide the bytes and become the manifest's `source`.
+    """
+
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    facts: dict[str, Any]
+    num_shards: int
+
+    def save(self, store: OutputStore) -> None:
+        """Write it; raises OSError."""
+        store.write(_DESCRIPTION_FILE, json.dumps(asdict(self), ensure_ascii=False).encode())
+
+    @classmethod
+    def load(cls, store: OutputStore) -> BuildDescription | None:
+        """Read it; None if no build is under way, or a version that wrote it otherwise began it."""
+        try:
+            fields = json.loads(store.read(_DESCRIPTION_FILE))
+            return cls(**{**fields, "classes": tuple(fields["classes"])})
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A share of the shards, `number` of `count`, from 1: those for one job of an array."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Read "3/8".
+
+        Raises:
+            RefusedInput: It says nothing such.
+        """
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise RefusedInput(f"--part {text}: give I/N with I from 1 to N, such as 3/8")
+        return cls(int(found[1]), int(found[2]))
+
+    def holds(self, shard_number: int) -> bool:
+        """Whether a shard of the plan belongs to this part."""
+        return shard_number % self.count == self.number - 1
+
+    def __str__(self) -> str:
+        """The part as it is given: 3/8."""
+        return f"{self.number}/{self.count}"
 
 
 def finished_build(
-    output: Path, source: dict[str, Any], *, in_place: bool = False
+    output: Path | str, source: dict[str, Any], *, in_place: bool = False
 ) -> Manifest | None:
     """The manifest of the same build if it is already there and its shards are complete.
 
@@ -40,44 +97,46 @@ def finished_build(
         RefusedInput: `output` holds something else: another dataset, a damaged one, other files, or
             is a file.
     """
-    if output.exists() and not output.is_dir():
-        raise RefusedInput(f"--output {output} is a file; give a new or empty folder")
-    if not (output / MANIFEST_FILE).exists():
-        if output.is_dir() and not in_place:
-            _refuse_other_files(output)
+    store = open_store(output)
+    sizes = store.sizes()
+    if MANIFEST_FILE not in sizes:
+        if sizes and not in_place and BUILDING_FOLDER not in sizes:
+            raise RefusedInput(
+                f"--output {output} holds other files (such as {min(sizes)}); give a new or empty "
+                "folder"
+            )
         return None
-    manifest = Manifest.load(output)
+    manifest = Manifest.parse(store.read(MANIFEST_FILE), f"{output}/{MANIFEST_FILE}")
     if manifest.source != source:
-        names = sorted({*manifest.source, *source})
-        differing = [name for name in names if manifest.source.get(name) != source.get(name)]
         raise RefusedInput(
             f"--output {output} already holds another dataset ({manifest.name}, split "
             f"{manifest.split}, {manifest.num_images} images; what differs: "
-            f"{', '.join(differing)}); give another folder, or remove {output / MANIFEST_FILE} "
-            "and what belongs to it"
+            f"{_differences(manifest.source, source)}); give another folder, or remove "
+            f"{MANIFEST_FILE} there and what belongs to it"
         )
     for shard in manifest.shards:
-        path = output / shard.path
-        if not path.is_file() or path.stat().st_size != shard.num_bytes:
+        size = sizes[shard.path] if shard.path in sizes else store.size(shard.path)
+        if size != shard.num_bytes:
             raise RefusedInput(
-                f"--output {output} holds this dataset, but {path} is missing or has another size; "
-                f"remove {output / MANIFEST_FILE} and what belongs to it, then build again"
+                f"--output {output} holds this dataset, but {shard.path} is missing or has another "
+                f"size; remove {MANIFEST_FILE} there and what belongs to it, then build again"
             )
     return manifest
 
 
-def write_skipped(output: Path, skipped: Sequence[SkippedFile]) -> None:
+def write_skipped(store: OutputStore | Path, skipped: Sequence[SkippedFile]) -> None:
     """List the files that did not get in, one JSON object a line; no file if there are none."""
     if skipped:
         lines = [json.dumps(asdict(file), ensure_ascii=False) + "\n" for file in skipped]
-        (output / SKIPPED_FILE).write_text("".join(lines), encoding="utf-8")
+        store = open_store(store) if isinstance(store, Path) else store
+        store.write(SKIPPED_FILE, "".join(lines).encode())
 
 
-def describe_skipped(output: Path, skipped: Sequence[SkippedFile]) -> list[str]:
+def describe_skipped(output: Path | str, skipped: Sequence[SkippedFile]) -> list[str]:
     """Lines for people: how many files did not get in, and why."""
     if not skipped:
         return ["  skipped no files"]
-    lines = [f"  skipped {len(skipped)} files, listed in {output / SKIPPED_FILE}:"]
+    lines = [f"  skipped {len(skipped)} files, listed in {output}/{SKIPPED_FILE}:"]
     first = {file.reason: file.where for file in reversed(skipped)}
     counts = Counter(file.reason for file in skipped).most_common()
     for reason, count in counts[:_REASONS_SHOWN]:
@@ -88,61 +147,107 @@ def describe_skipped(output: Path, skipped: Sequence[SkippedFile]) -> list[str]:
 
 
 @contextmanager
-def building(output: Path) -> Iterator[Path]:
-    """Hold the folder for one build; gives the folder in which shards are written.
+def building(
+    output: Path | str, description: BuildDescription | None, part: Part | None = None
+) -> Iterator[OutputStore]:
+    """Hold the folder for one build, or one part of it; gives the store to write to.
 
-    What an interrupted build left is removed first, and what this one leaves if it fails.
+    What an earlier start finished is kept, here too if this one fails; what it left half is
+    removed. Without a `description` only what is there can be joined.
 
     Raises:
-        RefusedInput: Another process builds here now, or the folder cannot be written.
+        RefusedInput: Another process builds here now, an unfinished build of something else is
+            there, or the folder cannot be written.
     """
-    staging = output / BUILDING_FOLDER
+    store = open_store(output)
     try:
-        staging.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(staging / _LOCK_FILE)
-        lock.acquire(timeout=0)
+        with _locked(store, part):
+            # Parts begin one after the other, and none while the whole is built or joined.
+            with nullcontext() if part is None else store.lock(_LOCK, _BEGIN_SECONDS):
+                if description is not None:
+                    _begin(store, description, part)
+                _sweep(store, part)
+            try:
+                yield store
+            except BaseException:
+                # Other parts may have begun; a whole build without a finished shard leaves nothing.
+                if part is None and not count_records(store):
+                    discard_unfinished(store)
+                raise
     except Timeout:
         raise RefusedInput(
             f"--output {output}: another build is writing there; wait for it or give another folder"
         ) from None
     except OSError as error:
-        raise RefusedInput(f"--output {output} cannot be written: {error}") from error
-    try:
-        _remove_leftovers(output)
-        yield staging
-    except OSError as error:
-        _remove_leftovers(output)
-        raise RefusedInput(f"--output {output} cannot be written: {error}") from error
-    except BaseException:
-        _remove_leftovers(output)
-        raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        lock.release()
-
-
-def _refuse_other_files(output: Path) -> None:
-    names = {entry.name for entry in os.scandir(output)}
-    if names and BUILDING_FOLDER not in names:
-        example = min(names)
         raise RefusedInput(
-            f"--output {output} holds other files (such as {example}); give a new or empty folder"
-        )
+            f"--output {output} cannot be written: {error}; shards that are finished stay there, "
+            "and the same command goes on behind them"
+        ) from error
 
 
-def _remove_leftovers(output: Path) -> None:
-    """Remove what a build that did not finish wrote; the lock is held."""
-    if (output / MANIFEST_FILE).exists():
+def discard_unfinished(store: OutputStore) -> None:
+    """Remove all that a build needs until it is finished; raises OSError."""
+    store.remove(BUILDING_FOLDER)
+
+
+@contextmanager
+def _locked(store: OutputStore, part: Part | None) -> Iterator[None]:
+    """Exclude other builds here; of parts, only the same one. Locks go with their process."""
+    own = _LOCK if part is None else f"{_LOCK}-{part.number}-of-{part.count}"
+    with ExitStack() as held:
+        held.enter_context(store.lock(own, 0))
+        if part is None:
+            parts = (name for name in store.sizes(BUILDING_FOLDER) if name.startswith("lock-"))
+            for name in sorted(parts):
+                held.enter_context(store.lock(f"{BUILDING_FOLDER}/{name}", 0))
+        yield
+
+
+def _begin(store: OutputStore, description: BuildDescription, part: Part | None) -> None:
+    """Go on with the build that is described there, or begin anew where nothing is finished."""
+    there = BuildDescription.load(store)
+    if there == description:
         return
-    partial = {INDEX_FILE, f"{INDEX_FILE}.partial", SKIPPED_FILE}
-    for path in output.iterdir():
-        # The manifest is written as .manifest.json.*.tmp before it gets its name.
-        if (
-            path.name in partial
-            or path.name.startswith(f".{MANIFEST_FILE}.")
-            or _SHARD_NAME.fullmatch(path.name)
-        ):
-            path.unlink()
-    for path in (output / BUILDING_FOLDER).iterdir():
-        if path.name != _LOCK_FILE:
-            path.unlink()
+    if count_records(store) and (there is not None or part is not None):
+        raise RefusedInput(_why_not_to_go_on(store, there, description))
+    if part is None:
+        for name in store.sizes():
+            if name in (INDEX_FILE, SKIPPED_FILE) or _is_left_over(name):
+                store.remove(name)
+        for name in store.sizes(BUILDING_FOLDER):
+            if not name.startswith("lock"):
+                store.remove(f"{BUILDING_FOLDER}/{name}")
+    description.save(store)
+
+
+def _why_not_to_go_on(
+    store: OutputStore, there: BuildDescription | None, wanted: BuildDescription
+) -> str:
+    remove = f"remove {store.where}/{BUILDING_FOLDER}"
+    if there is None:
+        return f"--output {store.where} holds shards of a build that left no description; {remove}"
+    facts = [{**asdict(one), **one.facts} for one in (there, wanted)]
+    return (
+        f"--output {store.where} holds an unfinished build of something else ({there.name}, split "
+        f"{there.split}; what differs: {_differences(*facts)}); finish that one with the command "
+        f"that began it, or {remove}"
+    )
+
+
+def _sweep(store: OutputStore, part: Part | None) -> None:
+    """Remove half-written files of the shards that this process is about to write."""
+    for name in store.sizes(BUILDING_FOLDER):
+        found = _STAGED.fullmatch(name)
+        if found and (part is None or part.holds(int(found[1]))):
+            store.remove(f"{BUILDING_FOLDER}/{name}")
+
+
+def _is_left_over(name: str) -> bool:
+    # The index and the manifest are written under temporary names, which end in .partial or .tmp.
+    is_partial = name.startswith((INDEX_FILE, MANIFEST_FILE, f".{MANIFEST_FILE}."))
+    return is_partial or _SHARD_NAME.fullmatch(name) is not None
+
+
+def _differences(one: dict[str, Any], other: dict[str, Any]) -> str:
+    names = sorted({*one, *other} - {"facts"})
+    return ", ".join(name for name in names if one.get(name) != other.get(name))

@@ -9,21 +9,20 @@ from numpy.typing import NDArray
 
 from configs.errors import RefusedInput
 from data_pipeline.order import stable_permutation
-from data_pipeline.shard_writer import OVERHEAD_BYTES, TAR_BLOCK_BYTES
+from data_pipeline.prepare_image import ImageRecipe
 from data_pipeline.sources.source import Source
 from data_pipeline.sources.stream_source import StreamSource
+from data_pipeline.tar_writer import END_OF_TAR_BYTES, OVERHEAD_BYTES, TAR_BLOCK_BYTES
 
 _DEFAULT_SHARD_IMAGES = 1000
 _DEFAULT_SHARD_BYTES = 100_000_000
 _DEFAULT_BUFFER_BYTES = 1 << 30
 _SMALLEST_SHARD_BYTES = 65_536
-# An archive ends with two empty blocks and is padded to a multiple of 10,240 bytes.
-_END_OF_TAR_BYTES = 2 * TAR_BLOCK_BYTES + 10_239
 
 
 @dataclass(frozen=True)
-class BuildOptions:
-    """How shards are cut and written.
+class BuildOptions(ImageRecipe):
+    """How shards are cut and written; beside what an `ImageRecipe` says of each image.
 
     `shard_images` (1000 unless `shard_bytes` is given) or `shard_bytes`, the largest size of a tar,
     cut the shards; `workers` processes write them (None: one per core); `seed` shuffles the images
@@ -42,6 +41,7 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no shards."""
+        super().__post_init__()
         cuts = [
             f"--{name.replace('_', '-')} {getattr(self, name)}"
             for name in ("shard_images", "shard_bytes", "shards")
@@ -113,7 +113,7 @@ def _cut_by_bytes(
     shards = []
     start, written = 0, 0
     while start < len(rows):
-        limit = written + shard_bytes - _END_OF_TAR_BYTES
+        limit = written + shard_bytes - END_OF_TAR_BYTES
         stop = max(start + 1, int(np.searchsorted(ends, limit, side="right")))
         shards.append(rows[start:stop])
         start, written = stop, int(ends[stop - 1])

@@ -7,7 +7,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -26,12 +26,15 @@ def num_usable_cores() -> int:
 
 
 def run_jobs(
-    function: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int
+    function: Callable[[Job], Result],
+    jobs: Iterable[Job],
+    num_workers: int,
+    preload: Sequence[str] = ("pyarrow", "PIL.Image"),
 ) -> Iterator[Result]:
     """Results of `function` over `jobs`, in the order in which they end; in here for one worker.
 
     At most two jobs per worker are taken from `jobs` in advance, so a long listing is never copied
-    whole.
+    whole. `preload` are modules that workers share, because each needs them.
 
     Raises:
         RefusedInput: A worker process died.
@@ -41,7 +44,7 @@ def run_jobs(
         return
     # Not fork: the caller may run threads (MLflow's, torch's) whose locks a child would inherit.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["webdataset", "pyarrow", "PIL.Image"])
+    context.set_forkserver_preload([*preload])
     running: set[Future[Result]] = set()
     with ProcessPoolExecutor(num_workers, context, initializer=_follow_parent) as executor:
         try:

@@ -27,17 +27,19 @@ from data_pipeline.sources.tiny_imagenet import read_tiny_imagenet
 class SourceKind:
     """A reader and what it accepts: `splits` is empty where any name will do.
 
-    `options` are keywords of the reader, options of the command line.
+    `options` are keywords of the reader, options of the command line; `reads_urls` is for readers
+    that take a URL in place of a folder.
     """
 
     read: Callable[..., Source | StreamSource]
     splits: tuple[str, ...]
     needs_input: bool = True
     options: tuple[str, ...] = ()
+    reads_urls: bool = False
 
 
 SOURCES: dict[str, SourceKind] = {
-    "image-folder": SourceKind(read_image_folder, ()),
+    "image-folder": SourceKind(read_image_folder, (), reads_urls=True),
     "tiny-imagenet": SourceKind(read_tiny_imagenet, ("train", "val")),
     "cifar10": SourceKind(read_cifar10, ("train", "test")),
     "cifar100": SourceKind(read_cifar100, ("train", "test")),
@@ -64,7 +66,7 @@ READER_OPTIONS = tuple(sorted({name for kind in SOURCES.values() for name in kin
 
 
 def open_source(
-    name: str, input_folder: Path | None, split: str, **options: Any
+    name: str, input_folder: Path | str | None, split: str, **options: Any
 ) -> Source | StreamSource:
     """List a source's split, or open it if it can only be read as a stream.
 
@@ -93,4 +95,16 @@ def open_source(
                 f"--{option.replace('_', '-')} {given[option]} goes only with --source "
                 f"{' or '.join(takers)}, not {name}"
             )
-    return kind.read(Path(input_folder or "."), split, **given)
+    return kind.read(_place(kind, input_folder), split, **given)
+
+
+def _place(kind: SourceKind, input_folder: Path | str | None) -> Path | str:
+    if "://" not in str(input_folder):
+        return Path(input_folder or ".")
+    if not kind.reads_urls:
+        readers = [reader for reader, other in SOURCES.items() if other.reads_urls]
+        raise RefusedInput(
+            f"--input {input_folder}: of the sources only {', '.join(readers)} reads URLs; "
+            "download the files and give their folder"
+        )
+    return str(input_folder)

@@ -69,7 +69,7 @@ class ImageFile:
 
     def read(self) -> bytes:
         """Bytes of the file."""
-        with open(self.path, "rb") as file:
+        with open(self.path, "rb", buffering=0) as file:  # a buffer would only be copied
             return file.read()
 
 

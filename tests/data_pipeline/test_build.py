@@ -17,7 +17,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from configs.errors import RefusedInput
-from data_pipeline import build, output_folder
+from data_pipeline import build
 from data_pipeline.build import build_dataset, main
 from data_pipeline.index import Manifest, open_dataset
 from data_pipeline.sources import FractalOptions, FractalSource, open_source
@@ -183,7 +183,7 @@ def test_gif_and_bmp_become_png_without_loss(tmp_path, format):
     data = layouts.image_bytes(7, format=format)
     layouts.write(tmp_path / "in/x/picture.jpg", data)
     summary = build_dataset("image-folder", tmp_path / "in", "all", tmp_path / "out", workers=1)
-    assert summary.num_converted == 1 and "stored 1 GIF or BMP" in summary.text()
+    assert summary.changes["converted"] == 1 and "stored 1 GIF or BMP" in summary.text()
     dataset = open_dataset(tmp_path / "out")
     with tarfile.open(tmp_path / "out/all-000000.tar") as tar:
         stored = Image.open(io.BytesIO(tar.extractfile(f"{dataset.key(0)}.png").read()))
@@ -258,23 +258,25 @@ def test_what_an_interrupted_build_left_is_replaced(photos, tmp_path):
     assert files_of(output) == files_of(tmp_path / "expected")
 
 
-@pytest.mark.parametrize("where", ["write_shard", "write_index"])
-def test_a_build_that_fails_leaves_no_half_dataset(photos, tmp_path, monkeypatch, where):
+@pytest.mark.parametrize(("where", "left"), [("write_shard", []), ("join_shards", [".building"])])
+def test_a_build_that_fails_leaves_no_half_dataset(photos, tmp_path, monkeypatch, where, left):
     def full_disk(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(build, where, full_disk)
-    with pytest.raises(RefusedInput, match=r"cannot be written: .*No space left"):
+    with pytest.raises(RefusedInput, match=r"cannot be written: .*No space left.* goes on behind"):
         build_photos(photos, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == left
     monkeypatch.undo()
     assert build_photos(photos, tmp_path / "out").manifest.num_images == 12
+    build_photos(photos, tmp_path / "expected")
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "expected")
 
 
 def test_two_builds_do_not_share_a_folder(photos, tmp_path):
     staging = tmp_path / "out/.building"
     staging.mkdir(parents=True)
-    with FileLock(staging / output_folder._LOCK_FILE):
+    with FileLock(staging / "lock"):
         with pytest.raises(RefusedInput, match="another build is writing there"):
             build_photos(photos, tmp_path / "out")
     assert staging.is_dir()

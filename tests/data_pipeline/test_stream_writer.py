@@ -11,12 +11,12 @@ import pytest
 from webdataset import TarWriter
 
 from configs.errors import RefusedInput
-from data_pipeline.build import build_dataset, main
+from data_pipeline.build import build_dataset, build_part, main
 from data_pipeline.index import Manifest, open_dataset
+from data_pipeline.output_folder import Part
 from data_pipeline.shard_plan import BuildOptions, num_stream_shards
 from data_pipeline.sources import StreamedImage
 from data_pipeline.stream_writer import shard_numbers
-from data_pipeline.tar_blocks import end_blocks, member_blocks
 from data_pipeline.verify import verify_dataset
 from tests.data_pipeline import archive_layouts as layouts
 from tests.data_pipeline.official_layouts import image_bytes
@@ -130,15 +130,32 @@ def test_memory_does_not_grow_with_the_images(tmp_path):
     assert peaks[1] < peaks[0] + 1_000_000  # 600 more index rows, not 12 MB more images
 
 
-def test_tar_blocks_end_where_tarfile_ends(tmp_path):
-    for sizes in ([], [0], [1, 512, 513], [10_000, 20_000]):
-        data = b"".join(member_blocks(f"{n}.jpg", b"x" * size) for n, size in enumerate(sizes))
-        ours = data + end_blocks(len(data))
-        with open(tmp_path / "x.tar", "wb") as file:
-            with TarWriter(file, user="", group="", mtime=0, encoder=False) as tar:
-                for number, size in enumerate(sizes):
-                    tar.write({"__key__": str(number), "jpg": b"x" * size})
-        assert ours == (tmp_path / "x.tar").read_bytes()
+def test_a_stream_that_was_killed_begins_anew(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    build(tmp_path / "expected", shards=4)
+    output = tmp_path / "out"
+    for where in ("data_pipeline.stream_writer._GrowingShard.finish", "build.join_shards"):
+        with monkeypatch.context() as patch:
+            patch.setattr(where.replace("build.", "data_pipeline.build."), killed)
+            patch.setattr("data_pipeline.output_folder.discard_unfinished", lambda _: None)
+            with pytest.raises(Killed):
+                build(output, shards=4, buffer_bytes=5000)
+        assert list((output / ".building").glob("*.tar*"))
+    summary = build(output, shards=4)
+    assert summary.num_written == 0  # the second start had finished all shards
+    assert files_of(output) == files_of(tmp_path / "expected")
+
+
+def test_a_stream_is_neither_split_nor_uploaded(tmp_path):
+    with pytest.raises(RefusedInput, match="--part 1/2: stream is read as a stream"):
+        build_part(Stream(), None, "train", tmp_path / "out", Part(1, 2))
+    with pytest.raises(RefusedInput, match="whose shards grow together"):
+        build("memory://stream-out")
 
 
 @pytest.mark.parametrize(
