@@ -286,6 +286,11 @@ class CheckpointConfig(Section):
     milestone_every_steps: PositiveInt | None = Field(
         None, description="Checkpoints at multiples of this many steps are kept for good."
     )
+    in_background: bool = Field(
+        True,
+        description="Pretraining: copy the state to host memory (12 bytes a parameter, shared by "
+        "the ranks) and write it while training goes on; false waits until it is written.",
+    )
 
 
 class EvaluationConfig(Section):

@@ -1,8 +1,8 @@
-"""Saving and loading the whole training state, so that a resumed run ends with the same weights.
+"""Saving the whole training state, and going on from it with any number of ranks and ZeRO stage.
 
-In a checkpoint's folder: `deepspeed/` (weights and optimizer state, a file per rank),
-`rank-00000.pt` (random states of each rank) and `marker.json` (see `training.checkpoint_store`),
-whose metadata holds everything else.
+In a checkpoint's folder: `state-00000.safetensors` (each rank's part of the fp32 master weights and
+Adam's moments, named by parameter), `rank-00000.pt` (its random states) and `marker.json` (see
+`training.checkpoint_store`), whose metadata holds everything else.
 """
 
 from __future__ import annotations
@@ -12,82 +12,113 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from data_pipeline.broken import BrokenRecord
 from pretrain.agreement import on_main, together
-from pretrain.failures import TrainingStopped
+from pretrain.fragments import MASTER, held_fragments, make_moments, tensors_of
+from pretrain.plan import Plan
+from pretrain.process import seed_ranks_apart
 from pretrain.resume import check_same_run, run_identity
 from pretrain.state import Training
-from training.checkpoint_store import Checkpoint
+from pretrain.state_files import SavedState, rank_file, state_file
+from tracking.metric_names import SAVE_STALL_SECONDS, SAVE_WRITE_SECONDS
+from training.checkpoint_store import Checkpoint, CheckpointStore
+from training.precision import Precision
 from training.processes import capture_rng_state, restore_rng_state
 
 logger = logging.getLogger(__name__)
 
-_TAG = "deepspeed"
 
+def save_when_due(training: Training, *, is_due: bool, saves_written: int) -> None:
+    """Begin a save if one is due, and complete the one in flight once it is written; a collective.
 
-def save_checkpoint(training: Training) -> None:
-    """Save the state after `training.step` updates; a collective.
+    Args:
+        training: The run.
+        is_due: Whether the present state is to be saved.
+        saves_written: Saves that every rank has written (`pretrain.step_vote`).
 
     Raises:
         TrainingStopped: A file could not be written; earlier checkpoints are as they were.
     """
-    step, store, rank = training.step, training.store, training.plan.ranks.rank
-    on_main(lambda: store.begin(step))
-    temporary = store.temporary_folder(step)
-    try:
-        # save_latest writes before the other ranks have ended; the store has its own.
-        training.engine.save_checkpoint(str(temporary), tag=_TAG, save_latest=False)
-    except (OSError, RuntimeError) as error:
-        # The others wait inside DeepSpeed's barrier, and end when this process does.
-        raise TrainingStopped(
-            f"rank {rank} could not save the checkpoint of step {step}: {error}; "
-            "earlier checkpoints are as they were"
-        ) from error
-
-    def write_own_state() -> list[str]:
-        torch.save(_rank_state(training), temporary / _rank_file(rank))
-        own = [_rank_file(rank)]
-        for path in (temporary / _TAG).iterdir():
-            if f"_pp_rank_{rank}_" in path.name:
-                own.append(f"{_TAG}/{path.name}")
-        return own
-
-    own_files = together(f"saving the checkpoint of step {step}", write_own_state)
-    files: list[list[str]] = [[]] * training.plan.ranks.world_size
-    dist.all_gather_object(files, own_files)
-    expected = [name for names in files for name in names]
-    metadata = _metadata(training)
-    on_main(lambda: store.complete(temporary, step, metadata, expected_files=expected).step)
-    logger.info("saved %s", store.final_folder(step))
+    if is_due or training.saver.is_written(saves_written):
+        finish_saving(training)
+    if is_due:
+        rank_state = {
+            "rng": capture_rng_state(),
+            "losses": [loss.cpu() for loss in training.losses],
+        }
+        with training.meter.pause():
+            training.saver.start(training.engine, training.step, _metadata(training), rank_state)
+        if not training.plan.config.checkpoint.in_background:
+            finish_saving(training)
 
 
-def load_newest_checkpoint(training: Training) -> None:
-    """Go on from the newest complete checkpoint, if there is one; a collective.
+def finish_saving(training: Training) -> None:
+    """Wait for the save in flight, if there is one, and make it a checkpoint; a collective.
+
+    Raises:
+        TrainingStopped: A file could not be written; earlier checkpoints are as they were.
+    """
+    if not training.saver.is_saving:
+        return
+    with training.meter.pause():
+        step, times = training.saver.finish()
+    training.tracked.log_metrics(
+        training.step, {SAVE_STALL_SECONDS: times.stall, SAVE_WRITE_SECONDS: times.write}
+    )
+    logger.info(
+        "saved %s (training stood still for %.2f s of it)",
+        training.store.final_folder(step),
+        times.stall,
+    )
+
+
+def find_checkpoint(store: CheckpointStore, plan: Plan, precision: Precision) -> Checkpoint | None:
+    """The newest complete checkpoint, if the run folder has one; a collective.
 
     Raises:
         RefusedInput: It belongs to a run with other settings.
+    """
+    found: Checkpoint | None = on_main(store.newest_complete)
+    if found is not None:
+        check_same_run(found.metadata, plan, found.folder, precision)
+    return found
+
+
+def saved_weights(found: Checkpoint, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The fp32 weights of a checkpoint, in the model's shapes; every rank calls it.
+
+    Raises:
+        TrainingStopped: A rank could not read them.
+    """
+
+    def read() -> dict[str, torch.Tensor]:
+        saved = _saved_state(found)
+        return {
+            name: saved.read(f"{MASTER}/{name}", 0, p.numel()).view(p.shape)
+            for name, p in model.named_parameters()
+        }
+
+    return together(f"loading {found.folder}", read)
+
+
+def load_checkpoint(training: Training, found: Checkpoint) -> None:
+    """Go on from a checkpoint whose weights the engine was built with; a collective.
+
+    Raises:
         TrainingStopped: A rank could not load its part.
     """
-    found: Checkpoint | None = on_main(training.store.newest_complete)
-    if found is None:
-        return
-    check_same_run(found.metadata, training.plan, found.folder, training.precision)
     together(f"loading {found.folder}", lambda: _load(training, found))
     logger.info("going on from %s", found.folder)
+    before, now = found.metadata["world_size"], training.plan.ranks.world_size
+    if before != now:
+        logger.info("saved by %d ranks, going on with %d: the same images a step", before, now)
 
 
 def _load(training: Training, found: Checkpoint) -> None:
-    path, _ = training.engine.load_checkpoint(str(found.folder), tag=_TAG)
-    if path is None:
-        raise RuntimeError(f"DeepSpeed found nothing to load in {found.folder}")
-    _check_weight_decay(training)
-    rank_file = found.folder / _rank_file(training.plan.ranks.rank)
-    state = torch.load(rank_file, map_location="cpu", weights_only=True)
-    restore_rng_state(state["rng"])
-    training.losses = [loss.to(training.device) for loss in state["losses"]]
     metadata = found.metadata
+    _load_optimizer(training.engine, _saved_state(found), metadata["updates"])
+    _load_rank_state(training, found)
     training.step = metadata["step"]
     training.position = metadata["position"]
     training.validation = metadata["validation"]
@@ -99,26 +130,48 @@ def _load(training: Training, found: Checkpoint) -> None:
     training.broken = {record.row: record for record in records}
 
 
-def _check_weight_decay(training: Training) -> None:
-    # DeepSpeed has loaded group 0's settings into every group before, without a word.
-    loaded = [group["weight_decay"] for group in training.engine.optimizer.param_groups]
-    if loaded != [training.plan.config.optim.weight_decay, 0.0]:
-        raise RuntimeError(f"weight decay of the parameter groups is {loaded} after loading")
+def _load_optimizer(engine: Any, saved: SavedState, updates: int) -> None:
+    """Fill in fp32 master weights and moments.
+
+    The engine's own rounded copies are right already: it was built with these weights.
+    """
+    fragments = held_fragments(engine)
+    make_moments(engine, fragments, updates)
+    for fragment in fragments:
+        for kind, tensor in tensors_of(engine, fragment).items():
+            name = f"{kind}/{fragment.name}"
+            tensor.copy_(saved.read(name, fragment.start, fragment.numel))
 
 
-def _rank_file(rank: int) -> str:
-    return f"rank-{rank:05d}.pt"
+def _load_rank_state(training: Training, found: Checkpoint) -> None:
+    """Random states and the losses since the last log line; other ranks than saved start anew."""
+    ranks, saved_ranks = training.plan.ranks, found.metadata["world_size"]
+    files = range(saved_ranks) if saved_ranks != ranks.world_size else [ranks.rank]
+    states = [
+        torch.load(found.folder / rank_file(rank), map_location="cpu", weights_only=True)
+        for rank in files
+    ]
+    # Losses are averaged over ranks when they are logged: their mean serves any number of ranks.
+    losses = [torch.stack(step).mean() for step in zip(*(s["losses"] for s in states), strict=True)]
+    training.losses = [loss.to(training.device) for loss in losses]
+    if saved_ranks == ranks.world_size:
+        restore_rng_state(states[0]["rng"])
+    else:
+        seed_ranks_apart(training.plan.config.seed, found.step, ranks.rank)
 
 
-def _rank_state(training: Training) -> dict[str, Any]:
-    """What differs between ranks beside DeepSpeed's part: tensors and plain values only."""
-    return {"rng": capture_rng_state(), "losses": [loss.cpu() for loss in training.losses]}
+def _saved_state(found: Checkpoint) -> SavedState:
+    return SavedState(
+        found.folder / state_file(rank) for rank in range(found.metadata["world_size"])
+    )
 
 
 def _metadata(training: Training) -> dict[str, Any]:
     """What the ranks share, as JSON."""
     return {
         "identity": run_identity(training.plan, training.precision),
+        "world_size": training.plan.ranks.world_size,
+        "zero_stage": training.plan.config.zero.stage,
         "step": training.step,
         "position": training.position,
         "images_seen": training.position,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from configs.command_line import EXIT_FINISHED
-from pretrain.checkpoint import save_checkpoint
+from pretrain.checkpoint import finish_saving, save_when_due
 from pretrain.export import export
 from pretrain.plan import Plan
 from pretrain.report import report
@@ -26,14 +26,16 @@ def train(training: Training) -> int:
     while training.step < plan.total_steps:
         train_step(training)
         step = training.step
-        is_stopping = training.stop_vote.cast(stop_requested() is not None)
+        said = training.step_vote.cast(stop_requested() is not None, training.saver.written)
         if plan.is_due(config.logging.every_steps, step):
             report(training)
         if plan.is_due(config.evaluation.every_steps, step):
             validate(training)
-        if is_stopping or plan.is_due(config.checkpoint.every_steps, step):
-            save_checkpoint(training)
-        if is_stopping and step < plan.total_steps:
+        is_due = said.stop or plan.is_due(config.checkpoint.every_steps, step)
+        save_when_due(training, is_due=is_due, saves_written=said.saves_written)
+        if said.stop and step < plan.total_steps:
+            finish_saving(training)
             return EXIT_SAVED
+    finish_saving(training)
     export(training)
     return EXIT_FINISHED

@@ -96,6 +96,7 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
 
     check_settings(config.tracking)
     _check_sizes(config)
+    _check_offload(config)
 
     if config.data.train is None:
         raise RefusedInput(
@@ -149,6 +150,16 @@ def _check_sizes(config: PretrainConfig) -> None:
         if value is not None and value < image_px:
             raise RefusedInput(
                 f"{name} = {value} is below model.image_px = {image_px}; give at least {image_px}"
+            )
+
+
+def _check_offload(config: PretrainConfig) -> None:
+    options = config.deepspeed.get("zero_optimization", {})
+    for part in ("offload_optimizer", "offload_param"):
+        if options.get(part, {}).get("device") == "nvme":
+            raise RefusedInput(
+                f"deepspeed.zero_optimization.{part}.device = nvme: a checkpoint copies the state "
+                "from memory, so this could not be saved; use device: cpu, or more ranks"
             )
 
 

@@ -32,6 +32,9 @@ MAY_CHANGE = (
     "data.exclude",
     "data.max_broken_fraction",
     "data.eval_resize_px",
+    "batch.micro_images",  # with the number of ranks; the images of a step stay the same
+    "batch.accumulation_steps",
+    "zero.",
     "loader.",
     "checkpoint.",
     "evaluation.",
@@ -56,13 +59,8 @@ def run_identity(plan: Plan, precision: str | None = None) -> dict[str, str | in
     del values["precision"]
     if precision is not None:
         values["precision"] = precision
-    # Resolved values, so that writing out a default is no difference.
-    values |= {
-        "model.num_classes": plan.num_classes,
-        "batch.micro_images": plan.micro_images,
-        "batch.accumulation_steps": plan.accumulation_steps,
-        "world size": plan.ranks.world_size,
-    }
+    # The resolved value, so that writing out a default is no difference.
+    values |= {"model.num_classes": plan.num_classes}
     return values | {f"sample order: {name}": v for name, v in plan.order.identity().items()}
 
 
@@ -80,15 +78,14 @@ def check_same_run(
     Raises:
         RefusedInput: Naming every difference with both values.
     """
+    if "zero_stage" not in saved:
+        raise RefusedInput(
+            f"{where} was saved by an older version in another format; finish the run with that "
+            "version, or start a new one with another --run-dir"
+        )
     defaults = flatten(PretrainConfig())  # an option that is newer than the checkpoint
     before, now = saved["identity"], run_identity(plan, precision)
     different = [name for name in now if before.get(name, defaults.get(name)) != now[name]]
-    if "world size" in different:
-        raise RefusedInput(
-            f"{where} was saved by {before['world size']} ranks and cannot be resumed by "
-            f"{now['world size']}: each rank holds its own part of the training state; start "
-            f"{before['world size']} ranks again, or a new run with another --run-dir"
-        )
     if different:
         listed = "; ".join(
             f"{name} was {before.get(name, defaults.get(name))}, now {now[name]}"

@@ -5,16 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
+import torch
 import torch.distributed as dist
 
+from configs.errors import RefusedInput
 from configs.load import to_yaml
 from pretrain.agreement import on_main
-from pretrain.checkpoint import load_newest_checkpoint
+from pretrain.checkpoint import find_checkpoint, finish_saving, load_checkpoint, saved_weights
+from pretrain.failures import TrainingStopped
 from pretrain.plan import Plan
 from pretrain.process import choose_precision, set_up_process
 from pretrain.state import Training, build_training
 from tracking.provenance import command_line, environment_record
+from training.checkpoint_store import CheckpointStore
+from training.precision import Precision
 from training.preemption import stop_requested
 from training.run_folder import RunFolder
 
@@ -35,18 +41,45 @@ def open_training(plan: Plan) -> Iterator[Training]:
     folder = RunFolder(plan.run_dir, plan.ranks.is_main)
     with ExitStack() as stack:
         on_main(lambda: stack.enter_context(folder.lock()))
-        training = build_training(plan, folder, device, precision)
-        load_newest_checkpoint(training)
+        training = _build_or_resume(plan, folder, device, precision)
         try:
             _begin(training)
             yield training
             _leave(training)
         except BaseException as error:
+            if isinstance(error, TrainingStopped | RefusedInput):
+                _finish_saving_if_possible(training)
             _fail(training, error)
             raise
     # Rank 0 has flushed its journal by now; where one rank's end ends the others, nothing is lost.
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _build_or_resume(
+    plan: Plan, folder: RunFolder, device: torch.device, precision: Precision
+) -> Training:
+    options = plan.config.checkpoint
+    store = CheckpointStore(
+        folder.checkpoints,
+        keep=options.keep,
+        milestone_every_steps=options.milestone_every_steps,
+    )
+    found = find_checkpoint(store, plan, precision)
+    if found is None:
+        return build_training(plan, folder, store, device, precision)
+    saved = partial(saved_weights, found)
+    training = build_training(plan, folder, store, device, precision, saved)
+    load_checkpoint(training, found)
+    return training
+
+
+def _finish_saving_if_possible(training: Training) -> None:
+    """Keep a checkpoint that was being written; all ranks stop together, so this collective may."""
+    try:
+        finish_saving(training)
+    except TrainingStopped as failure:
+        logger.error("%s", failure)
 
 
 def _begin(training: Training) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,8 @@ from models.flops import forward_flops_per_image
 from models.param_groups import weight_decay_groups
 from models.zoo import Architecture, build_model, choose_attention
 from pretrain.plan import Plan
-from pretrain.stop_vote import StopVote
+from pretrain.saver import Saver
+from pretrain.step_vote import StepVote
 from tracking.run import Status, TrackedRun, start_run
 from training.checkpoint_store import CheckpointStore
 from training.console import ProgressLine
@@ -28,6 +30,8 @@ from training.precision import Precision
 from training.processes import default_threads
 from training.run_folder import RunFolder, RunState
 from training.throughput import ThroughputMeter
+
+WeightsFor = Callable[[torch.nn.Module], Mapping[str, torch.Tensor]]
 
 
 @dataclass
@@ -43,7 +47,8 @@ class Training:
         architecture: Of the model.
         engine: DeepSpeed's, around model and optimizer.
         meter: Throughput since the last log line.
-        stop_vote: How the ranks agree to stop.
+        saver: Writes checkpoints.
+        step_vote: How the ranks agree to stop, and that a save is written.
         step: Updates made.
         position: Global position of the next batch's first image.
         losses: This rank's loss of each step since the last log line, on the device.
@@ -65,7 +70,8 @@ class Training:
     architecture: Architecture
     engine: Any
     meter: ThroughputMeter
-    stop_vote: StopVote
+    saver: Saver
+    step_vote: StepVote
     step: int = 0
     position: int = 0
     losses: list[torch.Tensor] = field(default_factory=list)
@@ -132,11 +138,24 @@ class Training:
 
 
 def build_training(
-    plan: Plan, folder: RunFolder, device: torch.device, precision: Precision
+    plan: Plan,
+    folder: RunFolder,
+    store: CheckpointStore,
+    device: torch.device,
+    precision: Precision,
+    initial_weights: WeightsFor | None = None,
 ) -> Training:
-    """Build a run at step 0: random weights, nothing read yet.
+    """Build a run at step 0, nothing read yet.
 
     A collective: DeepSpeed gives every rank the weights of rank 0, or its part of them.
+
+    Args:
+        plan: What is to be done.
+        folder: The run folder.
+        store: Its checkpoints.
+        device: Where this rank computes.
+        precision: Of forward and backward passes.
+        initial_weights: Given the model, its weights by name; None for random ones from the seed.
     """
     config = plan.config
     choose_attention(device.type)
@@ -145,26 +164,28 @@ def build_training(
     return Training(
         plan=plan,
         folder=folder,
-        store=CheckpointStore(
-            folder.checkpoints,
-            keep=config.checkpoint.keep,
-            milestone_every_steps=config.checkpoint.milestone_every_steps,
-        ),
+        store=store,
         device=device,
         precision=precision,
         architecture=architecture,
-        engine=build_engine(plan, architecture, precision),
+        engine=build_engine(plan, architecture, precision, initial_weights),
         meter=ThroughputMeter(
             config.batch.global_images,
             forward_flops_per_image(architecture),
             peak * 1e12 if peak else None,
             plan.ranks.world_size,
         ),
-        stop_vote=StopVote(device, plan.ranks.world_size),
+        saver=Saver(store, plan.ranks.rank, plan.ranks.world_size),
+        step_vote=StepVote(device, plan.ranks.world_size),
     )
 
 
-def build_engine(plan: Plan, architecture: Architecture, precision: Precision) -> Any:
+def build_engine(
+    plan: Plan,
+    architecture: Architecture,
+    precision: Precision,
+    initial_weights: WeightsFor | None = None,
+) -> Any:
     """Model and AdamW inside a DeepSpeed engine; the learning rate is set by each step."""
     config = plan.config
     # deepspeed.zero.Init around timm's constructor would spoil its initialisation without a word.
@@ -175,6 +196,8 @@ def build_engine(plan: Plan, architecture: Architecture, precision: Precision) -
         head_bias=config.model.head_bias,
         seed=config.seed,
     )
+    if initial_weights is not None:
+        model.load_state_dict(initial_weights(model))
     optimizer = torch.optim.AdamW(
         weight_decay_groups(model, config.optim.weight_decay),
         lr=config.optim.lr,

@@ -11,6 +11,8 @@ IMAGES_PER_SECOND = "throughput/images_per_second"
 DATA_WAIT_FRACTION = "throughput/data_wait_fraction"
 MFU = "throughput/mfu"
 STEP_SECONDS = "throughput/step_seconds"
+SAVE_STALL_SECONDS = "throughput/save_stall_seconds"
+SAVE_WRITE_SECONDS = "throughput/save_write_seconds"
 
 VALIDATION_TOP1 = "validation/top1"
 VALIDATION_TOP5 = "validation/top5"

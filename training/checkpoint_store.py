@@ -1,8 +1,9 @@
 """What makes a checkpoint count, for both stages; what is in one is the stage's own business.
 
-A save writes into a temporary folder. Once every rank has written, the main process lists all files
-with sizes and digests in `marker.json`, flushes everything to disk, renames the folder to its final
-name and replaces `latest`. A folder without a marker that agrees with its files does not count.
+A save writes into a temporary folder. Once every rank has written and all files are flushed to
+disk, the main process lists them with sizes and digests in `marker.json`, renames the folder to its
+final name and replaces `latest`. A folder without a marker that agrees with its files does not
+count.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from configs.durable_files import flush_to_disk, write_atomically
 
@@ -27,6 +28,13 @@ MARKER = "marker.json"
 LATEST = "latest"
 
 _DIGEST_THREADS = 8  # hashlib lets go of the interpreter lock while it digests
+
+
+class FileFacts(TypedDict):
+    """What a marker says of a file."""
+
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,7 @@ class CheckpointStore:
         metadata: dict[str, Any],
         *,
         expected_files: Iterable[str] = (),
+        facts: Mapping[str, FileFacts] | None = None,
     ) -> Checkpoint:
         """Make a checkpoint of the temporary folder, then drop those no longer kept.
 
@@ -103,17 +112,20 @@ class CheckpointStore:
             step: The step given to `begin`.
             metadata: JSON-able facts the stage wants back; stored in the marker.
             expected_files: Paths relative to the folder that must be there.
+            facts: What `flushed` gave for every file, where the ranks have called it themselves;
+                None flushes and digests all files of the folder here.
 
         Raises:
             RuntimeError: An expected file is missing; the folder stays temporary.
         """
+        expected_files = expected_files if facts is None else facts
         missing = [name for name in expected_files if not (temporary / name).is_file()]
         if missing:
             raise RuntimeError(
                 f"checkpoint of step {step} is incomplete: {', '.join(missing)} missing in "
                 f"{temporary}; is the run folder on a file system that all ranks share?"
             )
-        _write_marker(temporary, step, metadata)
+        _write_marker(temporary, step, metadata, facts or _flush_all(temporary))
         final = self.final_folder(step)
         if final.exists():  # a damaged one that was passed over on resume
             self._remove(final)
@@ -211,21 +223,31 @@ def _read_marker(folder: Path) -> dict[str, Any]:
     return marker
 
 
-def _write_marker(folder: Path, step: int, metadata: dict[str, Any]) -> None:
-    """Flush every file of the folder to disk, then write the list of them."""
+def flushed(path: Path) -> FileFacts:
+    """Flush a written file to disk and say what a marker must know of it."""
+    flush_to_disk(path)
+    return {"bytes": path.stat().st_size, "sha256": _digest(path)}
+
+
+def _flush_all(folder: Path) -> dict[str, FileFacts]:
+    """`flushed` of every file in the folder, by its path relative to it."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    for inner in (path for path in folder.rglob("*") if path.is_dir()):
+        flush_to_disk(inner)
     names = [path.relative_to(folder).as_posix() for path in paths]
-    for path in [*paths, *(p for p in folder.rglob("*") if p.is_dir())]:
-        flush_to_disk(path)
-    digests = _digests(folder, names)
-    files = {
-        name: {"bytes": path.stat().st_size, "sha256": digests[name]}
-        for name, path in zip(names, paths, strict=True)
-    }
+    with ThreadPoolExecutor(_DIGEST_THREADS) as pool:
+        return dict(zip(names, pool.map(flushed, paths), strict=True))
+
+
+def _write_marker(
+    folder: Path, step: int, metadata: dict[str, Any], facts: Mapping[str, FileFacts]
+) -> None:
+    """Write the list of files, and flush the folder's names."""
+    flush_to_disk(folder)
     marker = {
         "format_version": FORMAT_VERSION,
         "step": step,
-        "files": files,
+        "files": {name: facts[name] for name in sorted(facts)},
         "metadata": metadata,
     }
     write_atomically(folder / MARKER, json.dumps(marker, indent=1) + "\n")

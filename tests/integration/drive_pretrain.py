@@ -3,7 +3,8 @@
     drive_pretrain.py '{"signal": "SIGTERM", "after_step": 6, "on_rank": 1}' OPTIONS...
 
 Keys: `signal`, `after_step`, `on_rank`: send this process a signal when it has made that step.
-`nan_at_step`, `on_rank`: spoil the loss of that step. `record`: folder for what each step was
+`nan_at_step`, `on_rank`: spoil the loss of that step. `resave`: folder into which the state is
+saved again before the first step. `record`: folder for what each step was
 trained on, a file per rank with (step, rows, digest of the bytes) lines.
 """
 
@@ -22,6 +23,12 @@ import pretrain.step
 from configs.command_line import run_command
 from data_pipeline.loader import TrainLoader
 from launch.pretrain import main
+from pretrain.deepspeed_import import import_deepspeed
+from training.checkpoint_store import CheckpointStore
+
+import_deepspeed()
+from pretrain.checkpoint import finish_saving, save_when_due
+from pretrain.saver import Saver
 
 drive = json.loads(sys.argv.pop(1))
 rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID", "0"))
@@ -60,10 +67,30 @@ def record(take_batch):
     return driven
 
 
+def resave(train):
+    def driven(training):
+        kept, training.saver = (
+            training.saver,
+            Saver(
+                CheckpointStore(Path(drive["resave"])),
+                training.plan.ranks.rank,
+                training.plan.ranks.world_size,
+            ),
+        )
+        save_when_due(training, is_due=True, saves_written=0)
+        finish_saving(training)
+        training.saver = kept
+        return train(training)
+
+    return driven
+
+
 if "signal" in drive:
     pretrain.loop.train_step = signal_after_step(pretrain.loop.train_step)
 if "nan_at_step" in drive:
     pretrain.step._loss = spoil(pretrain.step._loss)
+if "resave" in drive:
+    pretrain.loop.train = resave(pretrain.loop.train)
 if "record" in drive:
     TrainLoader.__next__ = record(TrainLoader.__next__)
 run_command(main)

@@ -59,12 +59,17 @@ def options(changes: dict[str, Any]) -> list[str]:
     Nothing is sent to MLflow unless a change says where to.
     """
     values = {**TINY, **changes}
-    words = [(f"--{name}", str(value)) for name, value in values.items() if value is not None]
-    is_tracked = "tracking.uri" in changes
-    return [
-        *(word for pair in words for word in pair),
-        *(() if is_tracked else ("--tracking.no-enabled",)),
-    ]
+    values.setdefault("tracking.enabled", "tracking.uri" in changes)
+    return [word for name, value in values.items() for word in _words(name, value)]
+
+
+def _words(name: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        group, _, field = name.rpartition(".")
+        return [f"--{group}.{field}" if value else f"--{group}.no-{field}"]
+    return [f"--{name}", str(value)]
 
 
 @dataclass

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors import safe_open
 
 from tests.integration.pretrain_processes import (
     options,
@@ -47,13 +49,15 @@ def test_stopped_killed_and_resumed_runs_end_with_the_same_weights(settings, sha
     assert read_json(run / "status.json")["state"] == "saved"
     assert checkpoint_steps(run) == [4, 6]
 
-    # One rank is killed: the other ends by itself, with an error.
-    ended = run_ranks(2, again, drive={"signal": "SIGKILL", "after_step": 10, "on_rank": 1})
+    # One rank is killed: the other ends by itself, with an error. (A save still being written
+    # would be lost; here training waits for each.)
+    waiting = options({**base, "run-dir": run, "checkpoint.in-background": False})
+    ended = run_ranks(2, waiting, drive={"signal": "SIGKILL", "after_step": 10, "on_rank": 1})
     assert ended.codes[1] == -9 and ended.codes[0] not in (0, 85), ended.texts
     assert checkpoint_steps(run) == [6, 8]
 
     # The newest checkpoint is damaged: the one before serves, and the console says so.
-    damaged = sorted((run / "checkpoints" / "step-00000008" / "deepspeed").iterdir())[0]
+    damaged = run / "checkpoints" / "step-00000008" / "state-00001.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     ended = run_ranks(2, again)
     assert ended.codes == [0, 0], ended.texts
@@ -66,15 +70,64 @@ def test_stopped_killed_and_resumed_runs_end_with_the_same_weights(settings, sha
     assert result["resumed_from_steps"] == [6, 6]
     assert train_metrics(run) == train_metrics(undisturbed)
 
-    # Started once more, it says that it is finished; other settings or ranks are refused by name.
+    # Started once more, it says that it is finished; other settings are refused by name.
     ended = run_ranks(2, again)
     assert ended.codes == [0, 0] and "is finished (step 12)" in ended.texts[0]
     longer = {**base, "run-dir": run, "schedule.total-steps": 14}
     ended = run_ranks(2, options({**longer, "optim.lr": 0.5}))
     assert ended.codes == [2, 2] and "optim.lr was 0.001, now 0.5" in ended.texts[0]
     assert ended.texts[1] == ""
-    ended = run_ranks(1, options({**longer, "batch.accumulation-steps": None}))
-    assert ended.codes == [2] and "saved by 2 ranks" in ended.texts[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param({"ranks": 2, "zero.stage": 1}, {"ranks": 1, "zero.stage": 2}, id="2to1"),
+        pytest.param({"ranks": 1, "zero.stage": 3}, {"ranks": 2, "zero.stage": 1}, id="1to2"),
+        pytest.param({"ranks": 2, "zero.stage": 2}, {"ranks": 3, "zero.stage": 3}, id="2to3"),
+    ],
+)
+@pytest.mark.slow
+def test_a_run_goes_on_with_other_ranks_and_another_stage(before, after, shards, tmp_path):
+    before, after = dict(before), dict(after)
+    base = {**shards, "run-dir": tmp_path / "run", "precision": "bf16"}
+    base |= {"batch.global-images": 12, "batch.micro-images": 2, "data.val": None}
+    base |= {"checkpoint.keep": 9}
+    ranks = before.pop("ranks")
+    drive = {"signal": "SIGTERM", "after_step": 5, "on_rank": 0}
+    ended = run_ranks(ranks, options({**base, **before}), drive=drive)
+    assert ended.codes == [85] * ranks, ended.texts
+    stopped_at = read_json(tmp_path / "run" / "status.json")["step"]
+
+    new_ranks = after.pop("ranks")
+    drive = {"resave": str(tmp_path / "again"), "record": str(tmp_path)}
+    ended = run_ranks(new_ranks, options({**base, **after}), drive=drive)
+    assert ended.codes == [0] * new_ranks, ended.texts
+    assert f"saved by {ranks} ranks, going on with {new_ranks}" in ended.texts[0]
+
+    name = f"step-{stopped_at:08d}"
+    saved = whole_state(tmp_path / "run" / "checkpoints" / name)
+    again = whole_state(tmp_path / "again" / name)
+    assert saved.keys() == again.keys() and len(saved) > 3
+    assert all(torch.equal(saved[key], again[key]) for key in saved)
+    # Not an image is left out or seen twice: the positions go on where they were.
+    positions = [position for position, _, _ in seen(tmp_path)]
+    assert positions == list(range(stopped_at * 12, 12 * 12))
+    result = read_json(tmp_path / "run" / "result.json")
+    assert (result["steps"], result["resumed_from_steps"]) == (12, [stopped_at])
+
+
+def whole_state(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint, put together from the ranks' files without our reader."""
+    parts: dict[str, list[tuple[int, torch.Tensor]]] = {}
+    for path in checkpoint.glob("state-*.safetensors"):
+        with safe_open(path, "pt") as file:
+            for name, start in json.loads(file.metadata()["starts"]).items():
+                parts.setdefault(name, []).append((start, file.get_tensor(name)))
+    return {
+        name: torch.cat([part for _, part in sorted(pieces, key=lambda piece: piece[0])])
+        for name, pieces in parts.items()
+    }
 
 
 def test_every_global_batch_holds_the_same_images_at_one_and_two_ranks(shards, tmp_path):

@@ -1,17 +1,23 @@
 """Runs of one rank that are interrupted, extended and exported, at every ZeRO stage."""
 
 import json
+import threading
+import time
 
+import deepspeed
 import pytest
 import torch
+from deepspeed.utils import safe_get_full_fp32_param
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
 from models.weights import load_weights, weights_sha256
-from pretrain import loop, session
+from pretrain import loop, saver, session
 from pretrain.export import full_weights
 from pretrain.failures import TrainingStopped
+from pretrain.fragments import held_fragments, tensors_of, updates_made
 from pretrain.resume import check_start
 from pretrain.session import open_training
+from pretrain.state_files import SavedState
 from training.preemption import EXIT_SAVED
 
 
@@ -78,19 +84,20 @@ def test_a_finished_run_can_be_made_longer(plan_of, one_rank):
 @pytest.mark.parametrize(
     ("stage", "precision"), [(0, "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16")]
 )
-def test_the_export_is_the_fp32_master_weights(stage, precision, plan_of, one_rank):
-    """Against DeepSpeed's own converter, bit for bit; and not the bf16 copies in the module."""
+def test_the_export_is_the_fp32_master_weights(stage, precision, plan_of, one_rank, tmp_path):
+    """Against DeepSpeed's own files, bit for bit; and not the bf16 copies in the module."""
     plan = plan_of(
         {"zero.stage": stage, "precision": precision, "schedule.total-steps": 3, "data.val": None}
     )
-    assert loop.pretrain(plan) == 0
+    with open_training(plan) as training:
+        loop.train(training)
+        training.engine.save_checkpoint(str(tmp_path), tag="deepspeed", save_latest=False)
     exported = load_weights(plan.run_dir)
-    folder = plan.run_dir / "checkpoints" / "step-00000003"
     if stage <= 1:  # DeepSpeed converts neither stage 0 nor what stage 1 writes under bf16
-        path = folder / "deepspeed" / "mp_rank_00_model_states.pt"
+        path = tmp_path / "deepspeed" / "mp_rank_00_model_states.pt"
         expected = torch.load(path, weights_only=False)["module"]
     else:
-        expected = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="deepspeed")
+        expected = get_fp32_state_dict_from_zero_checkpoint(str(tmp_path), tag="deepspeed")
     assert exported.state_dict.keys() == expected.keys()
     for name, weight in exported.state_dict.items():
         assert weight.dtype == torch.float32
@@ -110,53 +117,150 @@ def test_a_checkpoint_that_a_rank_cannot_load_stops_all_with_a_sentence(
     assert loop.pretrain(plan) == 0
     one_rank()
     longer = plan_of({"schedule.total-steps": 3, "data.val": None})
-    monkeypatch.setattr(
-        "deepspeed.runtime.engine.DeepSpeedEngine.load_checkpoint", lambda *a, **k: (None, None)
-    )
-    with pytest.raises(TrainingStopped, match=r"loading .*step-00000002 failed on rank 0"):
+    read = SavedState.read
+
+    def without_a_moment(saved, name, start, numel):
+        return read(saved, name.replace("exp_avg_sq/", "lost/"), start, numel)
+
+    monkeypatch.setattr(SavedState, "read", without_a_moment)
+    with pytest.raises(TrainingStopped, match=r"loading .*step-00000002 failed on rank 0: .*lost/"):
         loop.pretrain(longer)
 
 
+@pytest.mark.parametrize("in_background", [True, False])
 def test_a_full_disk_stops_with_a_sentence_and_spares_earlier_checkpoints(
+    in_background, plan_of, one_rank, monkeypatch
+):
+    plain = saver.write_state
+
+    def full_at_step_8(path, *state):
+        if "00000008" in str(path):
+            raise OSError(28, "No space left on device")
+        plain(path, *state)
+
+    monkeypatch.setattr(saver, "write_state", full_at_step_8)
+    plan = plan_of({"checkpoint.in-background": in_background})
+    with pytest.raises(
+        TrainingStopped, match=r"saving the checkpoint of step 8 failed on rank 0: .*No space left"
+    ):
+        loop.pretrain(plan)
+    status = json.loads((plan.run_dir / "status.json").read_text())
+    assert status["state"] == "failed" and "No space left" in status["reason"]
+    one_rank()
+    assert checkpoints(plan) == ["step-00000004"]
+
+
+def test_training_goes_on_while_a_save_is_written(plan_of, one_rank, monkeypatch):
+    """The writer waits until a later step has been made, and training does not wait for it."""
+    plan = plan_of({"schedule.total-steps": 12, "data.val": None})
+    plain, step_made, made_meanwhile = saver.write_state, threading.Event(), []
+    train_step = loop.train_step
+
+    def counted(training):
+        train_step(training)
+        if training.saver.is_saving:
+            made_meanwhile.append(training.step)
+            step_made.set()
+
+    def slow(path, *state):
+        assert step_made.wait(60), "training stood still"
+        plain(path, *state)
+
+    monkeypatch.setattr(loop, "train_step", counted)
+    monkeypatch.setattr(
+        saver, "write_state", lambda *a: slow(*a) if "00000004" in str(a[0]) else plain(*a)
+    )
+    assert loop.pretrain(plan) == 0
+    assert made_meanwhile and made_meanwhile[0] == 5
+    assert checkpoints(plan) == ["step-00000008", "step-00000012"]
+    names = {n for row in metric_rows(plan) for n in row["values"]}
+    assert {"throughput/save_stall_seconds", "throughput/save_write_seconds"} <= names
+
+
+def test_a_run_that_fails_keeps_the_checkpoint_that_was_being_written(
     plan_of, one_rank, monkeypatch
 ):
-    from deepspeed.runtime.engine import DeepSpeedEngine
+    plan = plan_of({"schedule.total-steps": 12, "data.val": None})
+    train_step = loop.train_step
 
-    plain = DeepSpeedEngine.save_checkpoint
+    def failing(training):
+        if training.step == 4:
+            assert training.saver.is_saving and checkpoints(plan) == []
+            raise TrainingStopped("the loss is not finite")
+        train_step(training)
 
-    def full_at_step_8(engine, folder, **options):
-        if "00000008" in folder:
-            raise OSError(28, "No space left on device")
-        return plain(engine, folder, **options)
-
-    monkeypatch.setattr(DeepSpeedEngine, "save_checkpoint", full_at_step_8)
-    plan = plan_of()
-    with pytest.raises(TrainingStopped, match=r"rank 0 could not save .* step 8: .*No space left"):
+    monkeypatch.setattr(loop, "train_step", failing)
+    monkeypatch.setattr(saver, "write_state", slowed(saver.write_state))  # in flight at step 4
+    with pytest.raises(TrainingStopped, match="not finite"):
         loop.pretrain(plan)
-    assert json.loads((plan.run_dir / "status.json").read_text())["state"] == "failed"
+    assert checkpoints(plan) == ["step-00000004"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "before", "after"),
+    [
+        *(("fp32", *stages) for stages in [(0, 1), (1, 3), (3, 1), (1, 2), (2, 0), (3, 0), (3, 3)]),
+        *(("bf16", *stages) for stages in [(1, 3), (3, 1), (1, 2), (2, 1), (2, 3)]),
+    ],
+)
+def test_a_run_goes_on_exactly_at_another_zero_stage(precision, before, after, plan_of, one_rank):
+    base = {"precision": precision, "data.val": None, "schedule.total-steps": 3}
+    first = plan_of({**base, "zero.stage": before})
+    with open_training(first) as training:
+        loop.train(training)
+        saved = whole_state(training.engine)
     one_rank()
-    monkeypatch.undo()
-    assert [path.name for path in (plan.run_dir / "checkpoints").glob("step-*")] == [
-        "step-00000004"
-    ]
+    plan = plan_of({**base, "zero.stage": after, "schedule.total-steps": 6})
+    with open_training(plan) as training:
+        loaded = whole_state(training.engine)
+        assert (training.step, training.position) == (3, 48)
+        groups = training.engine.optimizer.param_groups
+        decay = plan.config.optim.weight_decay
+        assert decay > 0 and [g["weight_decay"] for g in groups] == [decay, 0.0]
+        compare_with_deepspeed(training.engine, loaded)
+        loop.train(training)
+        # Adam counted each update once, in every tensor.
+        assert updates_made(training.engine) == 6
+    assert loaded.keys() == saved.keys()
+    assert all(torch.equal(loaded[name], saved[name]) for name in saved)
+    moments = [name for name in saved if name.startswith("exp_avg_sq/")]
+    assert len(moments) == len(saved) // 3 and all(saved[name].any() for name in moments)
 
 
-def test_weight_decay_is_looked_at_after_loading(plan_of, one_rank, monkeypatch):
-    plan = plan_of({"schedule.total-steps": 2, "data.val": None})
-    assert loop.pretrain(plan) == 0
-    one_rank()
-    from deepspeed.runtime.engine import DeepSpeedEngine
+def whole_state(engine) -> dict[str, torch.Tensor]:
+    """Master weights and moments of an engine with one rank, flat, by "kind/parameter"."""
+    state = {}
+    for fragment in held_fragments(engine):
+        assert fragment.start == 0
+        for kind, tensor in tensors_of(engine, fragment).items():
+            state[f"{kind}/{fragment.name}"] = tensor.clone()
+    return state
 
-    plain = DeepSpeedEngine.load_checkpoint
 
-    def spoiled(engine, *arguments, **options):
-        loaded = plain(engine, *arguments, **options)
-        engine.optimizer.param_groups[1]["weight_decay"] = 0.1
-        return loaded
+def compare_with_deepspeed(engine, state) -> None:
+    """DeepSpeed's own reading of the master weights, and the weights that it computes with."""
+    for name, parameter in engine.module.named_parameters():
+        master = state[f"master/{name}"]
+        if engine.zero_optimization_stage() > 0:
+            assert torch.equal(safe_get_full_fp32_param(parameter).view(-1), master), name
+        with deepspeed.zero.GatheredParameters([parameter]):
+            assert torch.equal(parameter.detach().view(-1), master.to(parameter.dtype)), name
 
-    monkeypatch.setattr(DeepSpeedEngine, "load_checkpoint", spoiled)
-    with pytest.raises(TrainingStopped, match=r"weight decay .* \[0\.1, 0\.1\]"):
-        loop.pretrain(plan_of({"schedule.total-steps": 3, "data.val": None}))
+
+def checkpoints(plan) -> list[str]:
+    return sorted(path.name for path in (plan.run_dir / "checkpoints").glob("step-*"))
+
+
+def metric_rows(plan) -> list[dict]:
+    return [json.loads(line) for line in (plan.run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def slowed(write):
+    def slow(*arguments):
+        time.sleep(0.5)
+        write(*arguments)
+
+    return slow
 
 
 def test_a_folder_in_use_is_refused(plan_of, one_rank):

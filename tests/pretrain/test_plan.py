@@ -9,6 +9,7 @@ import pytest
 
 from configs.errors import RefusedInput
 from data_pipeline.index import open_dataset
+from pretrain.plan import make_plan
 from tests.integration.pretrain_processes import ROOT, SCRIPT, options, tiny_shards
 
 
@@ -54,6 +55,13 @@ def test_the_last_step_is_due_for_everything(plan_of):
 def test_what_cannot_be_is_refused_by_name(changes, message, plan_of):
     with pytest.raises(RefusedInput, match=message):
         plan_of(changes)
+
+
+def test_state_on_disk_is_refused(plan_of):
+    plan = plan_of()
+    block = {"zero_optimization": {"offload_optimizer": {"device": "nvme"}}}
+    with pytest.raises(RefusedInput, match=r"offload_optimizer\.device = nvme"):
+        make_plan(plan.config.model_copy(update={"deepspeed": block}), plan.ranks)
 
 
 def test_a_subset_filters_training_images_and_the_classes_of_both(plan_of):
