@@ -9,6 +9,7 @@ the outcomes.
 from __future__ import annotations
 
 import io
+import re
 import struct
 from collections.abc import Callable
 from typing import Literal
@@ -19,6 +20,7 @@ from PIL import Image, ImageOps
 from torchvision.io import ImageReadMode, decode_jpeg, decode_png
 
 from data_pipeline.broken import BrokenImage
+from data_pipeline.webp_header import is_webp, webp_size
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -26,6 +28,13 @@ _PNG_HEADER_BYTES = 33
 _PNG_GREY, _PNG_RGB = 0, 2
 # Start-of-frame markers: all of 0xC0-0xCF but DHT (C4), JPG (C8) and DAC (CC).
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+# Neither a byte of a scan's data, nor a restart within it, nor a fill byte.
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+# Encoders write about ten. A scan without data costs its file ten bytes and the decoder a pass over
+# the whole image, so that a small file could take it hours.
+_MAX_SCANS = 100
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
 # What the decoders raise for damaged files; MemoryError and interrupts go through.
@@ -92,7 +101,7 @@ def _decode_with_torchvision(
 
 
 def _decode_with_pillow(data: Buffer, max_pixels: int) -> torch.Tensor:
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+    if is_webp(data):
         # Pillow allocates the canvas when it opens a WebP file.
         check_pixels(*webp_size(data), max_pixels)
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -116,7 +125,7 @@ def jpeg_header(data: Buffer) -> tuple[int, int, int]:
     """Width, height and number of components from a JPEG file's frame header.
 
     Raises:
-        BrokenImage: the file has no frame header.
+        BrokenImage: the file has no frame header, or more scans than any encoder writes.
     """
     place, end = 2, len(data)
     while place + 9 < end:
@@ -129,21 +138,28 @@ def jpeg_header(data: Buffer) -> tuple[int, int, int]:
             place += 2
         elif marker in _START_OF_FRAME:
             height, width, components = struct.unpack_from(">HHB", data, place + 5)
+            _check_scans(data, place, marker in _PROGRESSIVE, components)
             return width, height, components
         else:
             place += 2 + (data[place + 2] << 8 | data[place + 3])
     raise BrokenImage("the JPEG file ends before its frame header")
 
 
-def webp_size(data: Buffer) -> tuple[int, int]:
-    """Width and height from a WebP file's first chunk (lossy, lossless or extended)."""
-    kind = bytes(data[12:16])
-    if kind == b"VP8X":
-        return _uint(data, 24, 3) + 1, _uint(data, 27, 3) + 1
-    if kind == b"VP8L":
-        bits = _uint(data, 21, 4)
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    return _uint(data, 26, 2) & 0x3FFF, _uint(data, 28, 2) & 0x3FFF
+def _check_scans(data: Buffer, place: int, is_progressive: bool, components: int) -> None:
+    """Refuse more scans than `_MAX_SCANS` behind the frame header at `place`."""
+    num_scans = 0
+    while (found := _NEXT_MARKER.search(data, place)) is not None:
+        place, marker = found.start(), data[found.start() + 1]
+        if marker == _END_OF_IMAGE or place + 5 > len(data):
+            return
+        if marker == _START_OF_SCAN:
+            num_scans += 1
+            if not is_progressive and num_scans == 1 and data[place + 4] == components:
+                return  # a sequential file whose first scan holds every component has no other
+            if num_scans > _MAX_SCANS:
+                raise BrokenImage(f"more than {_MAX_SCANS} scans, which no encoder writes")
+        has_length = marker not in _WITHOUT_LENGTH
+        place += 2 + (data[place + 2] << 8 | data[place + 3] if has_length else 0)
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
@@ -170,7 +186,3 @@ def _has_chunk_before_pixels(data: Buffer, wanted: Literal[b"tRNS"]) -> bool:
             return False
         place += 12 + int.from_bytes(data[place : place + 4], "big")
     return False
-
-
-def _uint(data: Buffer, place: int, num_bytes: int) -> int:
-    return int.from_bytes(data[place : place + num_bytes], "little")

@@ -11,6 +11,8 @@ import warnings
 import zlib
 from dataclasses import dataclass, field
 
+from data_pipeline.webp_header import is_webp, webp_size
+
 # Formats that are stored as they are, and the extension that they get in a tar. MPO is a JPEG file
 # that holds further pictures; Pillow recognises it while it opens a JPEG.
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
@@ -76,6 +78,13 @@ def looks_whole(data: bytes, header: ImageHeader) -> bool:
     return header.is_usual and _has_sound_chunks(data)
 
 
+def _refuse_huge_canvas(data: bytes) -> None:
+    """Refuse what Pillow refuses in other formats; of WebP it allocates the canvas unseen."""
+    width, height = webp_size(data)
+    if width * height > _MOST_PIXELS:
+        raise NotAnImage(f"too large: {width} x {height} pixels")
+
+
 def to_png(data: bytes) -> bytes:
     """Store an image of the `CONVERTED` formats (its first frame) as PNG.
 
@@ -136,6 +145,8 @@ def _has_sound_chunks(data: bytes) -> bool:
 def _header_by_pillow(data: bytes) -> ImageHeader:
     from PIL import Image, UnidentifiedImageError
 
+    if is_webp(data):
+        _refuse_huge_canvas(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

@@ -19,6 +19,7 @@ enum {
   ORIENTATION = 0x0112, UPRIGHT = 1,
   /* Upsampling looks at one chroma sample to each side, and small widths are upsampled otherwise. */
   MARGIN = 2, SMALLEST_WIDTH = 16,
+  MAX_SCANS = 100, /* as in decode.py, which refuses such files */
 };
 
 static struct library lib;
@@ -98,7 +99,7 @@ static int read_segment(const uint8_t *body, size_t size, int marker, struct fra
       if (size < 1 || frame->width == 0) return 0;
       if (frame->num_scans++ == 0)
         frame->has_plain_scan = !frame->is_progressive && body[0] == frame->num_components;
-      return 1;
+      return frame->num_scans <= MAX_SCANS;
     case APP1:
       return is_upright(body, size);
     case DHT: case DQT: case DRI: case COM:
