@@ -1,21 +1,32 @@
-"""Broken images: what counts as one, how many are tolerated, and where they are listed."""
+"""Broken images and shards: what counts as broken, how much is tolerated, where it is listed."""
 
 from __future__ import annotations
 
 import json
 import os
 import threading
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from configs.durable_files import write_atomically
 from configs.errors import RefusedInput
 
 MIN_BROKEN_BUDGET_IMAGES = 10
+_SHARDS_NAMED = 3
 
 
 class BrokenImage(ValueError):
     """Bytes that cannot become an image; the message is the reason."""
+
+
+class BrokenShard(ValueError):
+    """A shard of which no image can be used; the message is the reason.
+
+    Missing, not of the size or not with the digest that the manifest has: what lies at an image's
+    offset could be another image than the one that the index gives a label to.
+    """
 
 
 @dataclass(frozen=True)
@@ -69,32 +80,79 @@ def broken_budget(num_images: int, max_broken_fraction: float) -> int:
     return max(MIN_BROKEN_BUDGET_IMAGES, int(max_broken_fraction * num_images))
 
 
-def check_broken_budget(num_broken: int, num_images: int, max_broken_fraction: float) -> None:
+def check_broken_budget(
+    broken: Collection[BrokenRecord], num_images: int, max_broken_fraction: float
+) -> None:
     """Refuse a dataset that has more broken images than `data.max_broken_fraction` allows.
 
     Args:
-        num_broken: distinct broken images known on all ranks together.
+        broken: distinct broken images known on all ranks together.
         num_images: images of the (filtered) dataset.
         max_broken_fraction: tolerated share of them.
 
     Raises:
-        RefusedInput: there are too many.
+        RefusedInput: there are too many, or no other image is left; the message names the shards
+            that lost most.
     """
     budget = broken_budget(num_images, max_broken_fraction)
-    if num_broken > budget:
-        raise RefusedInput(
-            f"{num_broken} of {num_images} images cannot be read, more than the {budget} that "
-            f"data.max_broken_fraction = {max_broken_fraction} tolerates; they are listed in "
-            "quarantine.jsonl of the run folder; repair the data or raise the fraction"
-        )
+    if len(broken) <= budget and len(broken) < num_images:
+        return
+    raise RefusedInput(
+        f"{len(broken)} of {num_images} images cannot be read, more than the "
+        f"{min(budget, num_images - 1)} that data.max_broken_fraction = {max_broken_fraction} "
+        f"tolerates: {_by_shard(broken)}. They are listed in quarantine.jsonl of the run folder. "
+        "Put the files back, or raise the fraction; a new run can also use what "
+        "`python -m data_pipeline.repair` leaves"
+    )
+
+
+def _by_shard(broken: Collection[BrokenRecord]) -> str:
+    """Which shards lost most images, with the first reason of each."""
+    reasons: dict[str, str] = {}
+    for record in broken:
+        reasons.setdefault(record.shard, record.reason)
+    counts = Counter(record.shard for record in broken).most_common()
+    named = [
+        f"{count} of shard {shard} ({reasons[shard]})" for shard, count in counts[:_SHARDS_NAMED]
+    ]
+    if len(counts) > _SHARDS_NAMED:
+        named.append(f"the others of {len(counts) - _SHARDS_NAMED} more shards")
+    return ", ".join(named)
+
+
+def add_new_records(
+    known: dict[int, BrokenRecord], found: Iterable[BrokenRecord]
+) -> list[BrokenRecord]:
+    """Add what ranks found to what is known by row; gives the new ones, by ascending row.
+
+    The result does not depend on which rank met an image first, or how many did.
+    """
+    new = {record.row: record for record in found if record.row not in known}
+    ordered = [new[row] for row in sorted(new)]
+    known.update((record.row, record) for record in ordered)
+    return ordered
 
 
 def append_quarantine(path: Path, records: Iterable[BrokenRecord]) -> None:
     """Append records to a `quarantine.jsonl`, one JSON object a line, and sync it to disk."""
-    lines = "".join(json.dumps(asdict(record)) + "\n" for record in records)
+    lines = _lines(records)
     if not lines:
         return
     with open(path, "a", encoding="utf-8") as file:
         file.write(lines)
         file.flush()
         os.fsync(file.fileno())
+
+
+def reset_quarantine(path: Path, records: Iterable[BrokenRecord]) -> None:
+    """Let a `quarantine.jsonl` hold these records only: what a checkpoint knows.
+
+    Going on from it meets again what was listed after it was saved.
+    """
+    lines = _lines(records)
+    if lines or path.exists():
+        write_atomically(path, lines)
+
+
+def _lines(records: Iterable[BrokenRecord]) -> str:
+    return "".join(json.dumps(asdict(record)) + "\n" for record in records)

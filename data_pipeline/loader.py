@@ -7,8 +7,8 @@ allocated beforehand, pinned where there is a GPU. Batches come in order and bou
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from types import TracebackType
@@ -22,14 +22,12 @@ from data_pipeline.batch import PADDING_ROW, Batch
 from data_pipeline.batch_threads import BatchThreads, PendingBatch
 from data_pipeline.broken import BrokenList, BrokenRecord, check_broken_budget
 from data_pipeline.decode import decode_image
-from data_pipeline.image_reader import ImageReader
+from data_pipeline.image_reader import ImageReader, LoadingFailed, naming
 from data_pipeline.index import ShardedDataset
 from data_pipeline.order import SampleOrder
 from data_pipeline.worker_processes import num_usable_cores
 
-
-class LoadingFailed(RuntimeError):
-    """An image could not be loaded for another reason than its own bytes; names shard and key."""
+__all__ = ["Batch", "EvalLoader", "LoadingFailed", "TrainLoader"]
 
 
 @dataclass(eq=False, repr=False)
@@ -48,6 +46,9 @@ class TrainLoader:
         threads: decoding threads, if they are not to be `loader.threads`.
         max_broken_fraction: `data.max_broken_fraction`.
         quarantine: broken images known from a checkpoint.
+        refuse_alone: refuse too many broken images in here. With several ranks, who trains checks
+            what all of them give by `take_new_broken` before anything is saved, since a rank that
+            stops alone leaves the others waiting; black images come until then.
 
     Raises:
         RefusedInput: the order belongs to another dataset.
@@ -65,6 +66,7 @@ class TrainLoader:
     threads: int | None = None
     max_broken_fraction: float = 0.001
     quarantine: Sequence[BrokenRecord] | None = None
+    refuse_alone: bool = True
 
     def __post_init__(self) -> None:
         """Start the threads and the first batches."""
@@ -83,6 +85,7 @@ class TrainLoader:
             max_broken_fraction=self.max_broken_fraction,
         )
         self._ahead = self.position
+        self._met_ahead: deque[set[int]] = deque()  # broken rows met, of each pending batch
         self._threads = BatchThreads(self.threads or self.loader.threads or num_usable_cores())
         # Also ends the threads of a loader that nobody closed, at the latest when Python exits.
         self._finalizer = weakref.finalize(self, _close, self._threads, self._reader)
@@ -96,13 +99,15 @@ class TrainLoader:
         """The batch at `position`, after which `position` stands behind it.
 
         Raises:
-            RefusedInput: a shard is missing or too short, or too many images are broken.
+            RefusedInput: too many images are broken, if `refuse_alone`.
             LoadingFailed: anything else that went wrong in a thread, with shard and key.
         """
         if self._threads.closed:
             raise RuntimeError("the loader was closed")
         try:
             batch = self._threads.take()
+            self._reader.note(self._met_ahead.popleft())
+            _check_budget(self)
         except BaseException:
             self.close()
             raise
@@ -113,12 +118,13 @@ class TrainLoader:
     def skip_to(self, position: int) -> None:
         """Go on at another global position; what was read ahead is dropped."""
         self._threads.cancel_all()
+        self._met_ahead.clear()
         self.position = self._ahead = position
         self._read_ahead()
 
     @property
     def broken(self) -> list[BrokenRecord]:
-        """The broken images that this rank knows of, with those given as `quarantine`."""
+        """Broken images met up to `position` on this rank, with those given as `quarantine`."""
         return self._known_broken.records()
 
     def take_new_broken(self) -> list[BrokenRecord]:
@@ -150,7 +156,8 @@ class TrainLoader:
             )
             rows = self.order.rows_at(positions)
             slots = list(zip(positions.tolist(), rows.tolist(), strict=True))
-            fill = partial(_fill_train, self._reader, self.transform, slots)
+            self._met_ahead.append(set())
+            fill = partial(_fill_train, self._reader, self.transform, slots, self._met_ahead[-1])
             batch = Batch.empty(positions, self.transform.image_size, self.dataset.set_classes)
             self._threads.submit(PendingBatch(batch, fill))
             self._ahead += self.batch_images * self.world_size
@@ -174,6 +181,7 @@ class EvalLoader:
         loader: threads (None means every core of this process), read-ahead, largest image.
         threads: decoding threads, if they are not to be `loader.threads`.
         max_broken_fraction: more broken images than this share (at least 10) are refused.
+        refuse_alone: refuse them in here, or leave it to who evaluates (see `TrainLoader`).
     """
 
     dataset: ShardedDataset
@@ -185,6 +193,7 @@ class EvalLoader:
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     threads: int | None = None
     max_broken_fraction: float = 0.001
+    refuse_alone: bool = True
 
     def __post_init__(self) -> None:
         """Start nothing before the first iteration."""
@@ -198,7 +207,7 @@ class EvalLoader:
         """Give the batches of this rank.
 
         Raises:
-            RefusedInput: a shard is missing or too short, or too many images are broken.
+            RefusedInput: too many images are broken, if `refuse_alone`.
             LoadingFailed: anything else that went wrong in a thread, with shard and key.
         """
         reader = ImageReader(
@@ -215,9 +224,7 @@ class EvalLoader:
                     threads.submit(self._pending(submitted, reader))
                     submitted += 1
                 yield threads.take()
-                check_broken_budget(
-                    len(self._known_broken), self.dataset.num_images, self.max_broken_fraction
-                )
+                _check_budget(self)
         finally:
             _close(threads, reader)
 
@@ -225,10 +232,6 @@ class EvalLoader:
     def broken(self) -> list[BrokenRecord]:
         """The broken images that this rank knows of."""
         return self._known_broken.records()
-
-    def take_new_broken(self) -> list[BrokenRecord]:
-        """The broken images found since the last call."""
-        return self._known_broken.take_new()
 
     def _images_of_rank(self) -> int:
         return -(-self.dataset.num_images // self.world_size)
@@ -239,48 +242,54 @@ class EvalLoader:
         end = min(part * (self.rank + 1), self.dataset.num_images)
         rows = np.where(rows < end, rows, PADDING_ROW)
         batch = Batch.empty(rows, self.transform.image_size, self.dataset.set_classes)
-        return PendingBatch(batch, partial(_fill_eval, reader, self.transform, rows.tolist()))
+        fill = partial(_fill_eval, reader, self.transform, rows.tolist(), self._known_broken)
+        return PendingBatch(batch, fill)
 
 
 def _fill_train(
     reader: ImageReader,
     transform: TrainTransform,
     slots: list[tuple[int, int]],
+    met: set[int],
     batch: Batch,
     slot: int,
 ) -> None:
     position, row = slots[slot]
-    with _named(reader, row):
-        row, image = reader.readable_image(row, partial(transform.decode, position=position))
-        transform(image, position, batch.images[slot])
+    with naming(reader, row):
+        found = reader.readable_image(row, met, partial(transform.decode, position=position))
+        if found is None:
+            batch.images[slot].zero_()
+        else:
+            row, image = found
+            transform(image, position, batch.images[slot])
     batch.set_source(slot, row, reader.label(row))
 
 
 def _fill_eval(
-    reader: ImageReader, transform: EvalTransform, rows: list[int], batch: Batch, slot: int
+    reader: ImageReader,
+    transform: EvalTransform,
+    rows: list[int],
+    broken: BrokenList,
+    batch: Batch,
+    slot: int,
 ) -> None:
     row, image = rows[slot], None
     if row != PADDING_ROW:
-        with _named(reader, row):
+        with naming(reader, row):
             image = reader.image(row, decode_image)
-            if image is not None:
+            if image is None:
+                broken.add(reader.record(row))
+            else:
                 transform(image, batch.images[slot])
                 batch.set_source(slot, row, reader.label(row))
     if image is None:
         batch.images[slot].zero_()
 
 
-@contextmanager
-def _named(reader: ImageReader, row: int) -> Iterator[None]:
-    """Say of which image an unforeseen error is; it is raised far from here."""
-    try:
-        yield
-    except RefusedInput:
-        raise
-    except Exception as error:
-        raise LoadingFailed(
-            f"loading {reader.name(row)} failed: {type(error).__name__}: {error}"
-        ) from error
+def _check_budget(loader: TrainLoader | EvalLoader) -> None:
+    if loader.refuse_alone:
+        num_images = loader.dataset.num_images
+        check_broken_budget(loader.broken, num_images, loader.max_broken_fraction)
 
 
 def _close(threads: BatchThreads, reader: ImageReader) -> None:

@@ -121,8 +121,8 @@ def _why_lost(dataset: ShardedDataset, row: int, file: IO[bytes]) -> str:
 def _wrong_members(dataset: ShardedDataset, row: int, members: bytes) -> str:
     """What is wrong in the blocks before an image: its label's member, then its own header."""
     key, size = dataset.key(row), int(dataset.size[row])
-    label = str(int(dataset.label[row])).encode()
-    expected = [(f"{key}.cls", len(label)), (f"{key}.{dataset.extension(row)}", size)]
+    ending, label = _label_member(dataset, row)
+    expected = [(f"{key}.{ending}", len(label)), (f"{key}.{dataset.extension(row)}", size)]
     try:
         headers = [
             tarfile.TarInfo.frombuf(members[place : place + TAR_BLOCK_BYTES], "utf-8", "strict")
@@ -136,6 +136,13 @@ def _wrong_members(dataset: ShardedDataset, row: int, members: bytes) -> str:
     if members[TAR_BLOCK_BYTES : TAR_BLOCK_BYTES + len(label)] != label:
         return "its label in the tar is not the one in the index"
     return ""
+
+
+def _label_member(dataset: ShardedDataset, row: int) -> tuple[str, bytes]:
+    """Ending and content of the member that holds an image's label or label set."""
+    if dataset.is_multi_label:
+        return "cls.json", dataset.label_sets.of_row(row).as_json()
+    return "cls", str(int(dataset.label[row])).encode()
 
 
 def _padded(num_bytes: int) -> int:

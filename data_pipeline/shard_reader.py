@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from configs.errors import RefusedInput
+from data_pipeline.broken import BrokenImage, BrokenShard
 from data_pipeline.index import ShardedDataset
+
+# Before each further attempt where the storage reports an error: a server that restarts, a handle
+# that went stale.
+_RETRY_PAUSES_SECONDS = (0.1, 1.0)
+# This process or machine is out of something; the data are not to blame.
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 @dataclass(eq=False)
@@ -41,22 +50,20 @@ class ShardReader:
         """Bytes of the image file of a row.
 
         Raises:
-            RefusedInput: the shard is missing, or ends before the image does.
+            BrokenShard: the shard is missing, cannot be opened or is not of its size.
+            BrokenImage: the storage fails at these bytes, again and again.
+            OSError: no more files can be opened.
         """
         dataset = self._dataset
-        shard, offset, size = int(dataset.shard[row]), int(dataset.offset[row]), dataset.size[row]
-        data = bytearray(size)
-        view, num_read = memoryview(data), 0
+        shard, offset = int(dataset.shard[row]), int(dataset.offset[row])
+        data = bytearray(dataset.size[row])
         with self._shard(shard) as descriptor:
-            while num_read < size:
-                got = os.preadv(descriptor, [view[num_read:]], offset + num_read)
-                if got == 0:
-                    raise RefusedInput(
-                        f"{dataset.shard_path(shard)} ends at byte {offset + num_read}, within the "
-                        f"image {dataset.key(row)}; copy the shard again or build the dataset anew "
-                        f"(`python -m data_pipeline.verify {dataset.folder}` lists what is wrong)"
-                    )
-                num_read += got
+            try:
+                num_read = _read_into(data, descriptor, offset)
+            except OSError as error:
+                num_read = _read_anew(data, dataset.shard_path(shard), offset, error)
+        if num_read < len(data):
+            raise BrokenShard(f"it was cut to {offset + num_read} bytes while it was in use")
         return data
 
     def close(self) -> None:
@@ -86,15 +93,12 @@ class ShardReader:
 
     def _open_file(self, shard: int) -> int:
         path = self._dataset.shard_path(shard)
-        try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            raise RefusedInput(
-                f"{path} is missing, though the manifest of {self._dataset.folder} lists it; put "
-                "the shard back or build the dataset anew"
-            ) from error
-        except OSError as error:
-            raise RefusedInput(f"{path} cannot be opened: {error.strerror}") from error
+        descriptor = _open_patiently(path)
+        expected, found = self._dataset.manifest.shards[shard].num_bytes, os.fstat(descriptor)
+        if found.st_size != expected:
+            os.close(descriptor)
+            raise BrokenShard(f"it has {found.st_size} bytes, the manifest says {expected}")
+        return descriptor
 
     def _close_oldest(self) -> None:
         """Drop idle shards beyond the bound; one that is being read must keep its descriptor."""
@@ -103,3 +107,45 @@ class ShardReader:
             idle = [shard for shard, handle in self._open.items() if handle.num_readers == 0]
             for shard in idle[:excess]:
                 os.close(self._open.pop(shard).descriptor)
+
+
+def _open_patiently(path: Path) -> int:
+    for pause in (*_RETRY_PAUSES_SECONDS, None):
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise BrokenShard("the file is missing") from error
+        except OSError as error:
+            if error.errno in _OUT_OF_RESOURCES:
+                raise
+            if pause is None:
+                raise BrokenShard(f"it cannot be opened: {error.strerror}") from error
+        time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _read_into(data: bytearray, descriptor: int, offset: int) -> int:
+    """Fill `data` from a file; gives the number of bytes read, fewer only at the file's end."""
+    view, num_read = memoryview(data), 0
+    while num_read < len(data):
+        got = os.preadv(descriptor, [view[num_read:]], offset + num_read)
+        if got == 0:
+            break
+        num_read += got
+    return num_read
+
+
+def _read_anew(data: bytearray, path: Path, offset: int, error: OSError) -> int:
+    """Read through a handle of its own, since the open one may have gone stale.
+
+    Raises:
+        BrokenImage: every attempt fails; `error` was the first.
+    """
+    for pause in _RETRY_PAUSES_SECONDS:
+        time.sleep(pause)
+        try:
+            with open(path, "rb", buffering=0) as file:
+                return _read_into(data, file.fileno(), offset)
+        except OSError as again:
+            error = again
+    raise BrokenImage(f"reading it fails: {error.strerror}") from error

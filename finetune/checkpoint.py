@@ -10,9 +10,11 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from configs.errors import RefusedInput
+from data_pipeline.broken import reset_quarantine
 from finetune.candidates import put_weights
 from finetune.options import identity, refuse_differences
 from finetune.progress import Progress
+from finetune.quarantine import known_broken, quarantine_file, share_broken_images
 from finetune.state import TransferState, seed_dropout
 from training.checkpoint_store import Checkpoint
 from training.processes import capture_rng_state, restore_rng_state
@@ -37,7 +39,12 @@ def run_identity(state: TransferState) -> dict[str, Any]:
 
 
 def save_checkpoint(state: TransferState) -> None:
-    """Save everything that the run needs to go on exactly; a collective."""
+    """Save everything that the run needs to go on exactly; a collective.
+
+    Raises:
+        RefusedInput: More images are broken than are tolerated; nothing is saved.
+    """
+    share_broken_images(state)
     accelerator, step = state.accelerator, state.progress.total_step
     with state.meter.pause():
         if accelerator.is_main_process:
@@ -87,14 +94,21 @@ def resume(state: TransferState) -> None:
     if checkpoint is None:
         if state.config.resume == "must":
             raise RefusedInput(f"resume = must, but {state.folder.path} has no sound checkpoint")
+        _reset_quarantine(state)
         return
     refuse_differences(checkpoint.metadata["identity"], run_identity(state), state.folder.path)
     state.progress = Progress.from_json(checkpoint.metadata["progress"])
     state.progress.resumed_from_steps.append(checkpoint.step)
+    _reset_quarantine(state)
     _read_tensors(state, checkpoint.folder)
     _restore_random_states(state, checkpoint)
     state.loader.skip_to(state.progress.step * state.config.batch.global_images)
     logger.info("going on from %s", checkpoint.folder)
+
+
+def _reset_quarantine(state: TransferState) -> None:
+    if state.accelerator.is_main_process:
+        reset_quarantine(quarantine_file(state), known_broken(state).values())
 
 
 def _newest_on_main(state: TransferState) -> Checkpoint | None:

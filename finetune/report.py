@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
-from accelerate.utils import gather_object
-
-from data_pipeline.broken import append_quarantine, check_broken_budget
+from finetune.quarantine import share_broken_images
 from finetune.state import TransferState
 from finetune.step import StepOutcome
 from tracking import metric_names as names
@@ -31,7 +27,7 @@ class Reporter:
 
     def step(self, state: TransferState, outcome: StepOutcome) -> None:
         """Report the step that was just made; a collective."""
-        _share_broken(state)
+        share_broken_images(state)
         progress, loader = state.progress, state.loader
         metrics = {
             names.TRAIN_LOSS: float(state.accelerator.reduce(outcome.loss, "mean")),
@@ -60,22 +56,3 @@ class Reporter:
 def scores_by_name(part: str, scores: Evaluation) -> dict[str, float]:
     """Metric names ("test/top1") and values of an evaluation."""
     return {f"{part}/{name}": float(getattr(scores, name)) for name in _SCORE_NAMES}
-
-
-def _share_broken(state: TransferState) -> None:
-    """Count unreadable images over all processes, list new ones, and stop when they are too many.
-
-    Raises:
-        RefusedInput: There are more than `max_broken_fraction` allows; raised on all processes.
-    """
-    known = state.progress.broken
-    new = {
-        str(record.row): record
-        for record in gather_object(state.loader.take_new_broken())
-        if str(record.row) not in known
-    }
-    known.update({row: asdict(record) for row, record in new.items()})
-    if state.accelerator.is_main_process:
-        append_quarantine(state.folder.path / "quarantine.jsonl", new.values())
-    dataset = state.loader.dataset
-    check_broken_budget(len(known), dataset.num_images, state.config.max_broken_fraction)

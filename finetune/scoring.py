@@ -6,12 +6,17 @@ import torch
 
 from data_pipeline.augment import normalise
 from data_pipeline.loader import EvalLoader
+from finetune.quarantine import check_evaluated
 from finetune.state import TransferState
 from training.evaluate import Evaluation, evaluate
 
 
 def score(state: TransferState, images: EvalLoader) -> Evaluation:
-    """Score the model as it is on every image once, over all processes; a collective."""
+    """Score the model as it is on every image once, over all processes; a collective.
+
+    Raises:
+        RefusedInput: Too many of the images are broken; on all processes.
+    """
 
     def forward(batch: torch.Tensor) -> torch.Tensor:
         return state.model(normalise(batch, state.start.mean, state.start.std))
@@ -19,10 +24,12 @@ def score(state: TransferState, images: EvalLoader) -> Evaluation:
     state.model.eval()
     device = state.accelerator.device
     with state.meter.pause():
-        return evaluate(
+        scores = evaluate(
             forward,
             (batch.to(device) for batch in images),
             num_classes=state.start.architecture.num_classes,
             device=device,
             distributed=state.accelerator.num_processes > 1,
         )
+    check_evaluated(state, images)
+    return scores

@@ -188,6 +188,7 @@ def _train_loader(
         loader=config.loader,
         threads=_threads(config),
         max_broken_fraction=config.max_broken_fraction,
+        refuse_alone=False,
     )
 
 
@@ -206,6 +207,7 @@ def _eval_loader(
         loader=config.loader,
         threads=_threads(config),
         max_broken_fraction=config.max_broken_fraction,
+        refuse_alone=False,
     )
 
 

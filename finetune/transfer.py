@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from accelerate import Accelerator
 
 from configs.command_line import EXIT_FINISHED
+from configs.errors import RefusedInput
 from configs.load import flatten, to_yaml
 from configs.schema import FinetuneConfig
 from finetune.agreement import agreed
@@ -22,7 +23,7 @@ from finetune.tasks import TASKS
 from tracking.lineage import resolve_weights
 from tracking.provenance import command_line, environment_record
 from tracking.run import TrackedRun, check_settings, start_run
-from training.console import setup_logging
+from training.console import TOLD_AT_EXIT, setup_logging
 from training.preemption import EXIT_SAVED
 from training.run_folder import RunFolder
 
@@ -56,6 +57,8 @@ def _run(config: FinetuneConfig, accelerator: Accelerator, folder: RunFolder) ->
             logger.error("%s", diverged)
             code = _fail(state, tracked, diverged)
         except BaseException as error:
+            if isinstance(error, RefusedInput):
+                logger.error("failed: %s", error, extra=TOLD_AT_EXIT)
             _fail(state, tracked, error)
             raise
     # Launchers end all processes when the first one leaves; the main one has sent its results now.

@@ -18,6 +18,7 @@ from pretrain.agreement import on_main, together
 from pretrain.fragments import MASTER, held_fragments, make_moments, tensors_of
 from pretrain.plan import Plan
 from pretrain.process import seed_ranks_apart
+from pretrain.quarantine import share_broken_images
 from pretrain.resume import check_same_run, run_identity
 from pretrain.state import Training
 from pretrain.state_files import SavedState, rank_file, state_file
@@ -38,11 +39,13 @@ def save_when_due(training: Training, *, is_due: bool, saves_written: int) -> No
         saves_written: Saves that every rank has written (`pretrain.step_vote`).
 
     Raises:
+        RefusedInput: More images are broken than are tolerated; the present state is not saved.
         TrainingStopped: A file could not be written; earlier checkpoints are as they were.
     """
     if is_due or training.saver.is_written(saves_written):
         finish_saving(training)
     if is_due:
+        share_broken_images(training)
         rank_state = {
             "rng": capture_rng_state(),
             "losses": [loss.cpu() for loss in training.losses],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from data_pipeline.broken import BrokenRecord, append_quarantine, check_broken_budget
+from pretrain.quarantine import share_broken_images
 from pretrain.state import Training
 from tracking import metric_names as names
 from tracking.system import system_metrics
@@ -38,30 +38,3 @@ def report(training: Training) -> None:
     training.tracked.log_metrics(step, values)
     training.progress.log(step, values)
     training.write_status("running")
-
-
-def share_broken_images(training: Training) -> None:
-    """Tell every rank which broken images the others have met; a collective.
-
-    Raises:
-        RefusedInput: There are too many; on all ranks.
-    """
-    new = training.loader.take_new_broken()
-    found: list[list[BrokenRecord]] = [[]] * training.plan.ranks.world_size
-    dist.all_gather_object(found, new)
-    first_met = {
-        record.row: record
-        for records in found
-        for record in records
-        if record.row not in training.broken
-    }
-    if not first_met:
-        return
-    training.broken |= first_met
-    if training.plan.ranks.is_main:
-        append_quarantine(training.folder.path / "quarantine.jsonl", first_met.values())
-    check_broken_budget(
-        len(training.broken),
-        training.plan.train.num_images,
-        training.plan.config.data.max_broken_fraction,
-    )

@@ -12,14 +12,17 @@ import torch.distributed as dist
 
 from configs.errors import RefusedInput
 from configs.load import to_yaml
+from data_pipeline.broken import reset_quarantine
 from pretrain.agreement import on_main
 from pretrain.checkpoint import find_checkpoint, finish_saving, load_checkpoint, saved_weights
 from pretrain.failures import TrainingStopped
 from pretrain.plan import Plan
 from pretrain.process import choose_precision, set_up_process
+from pretrain.quarantine import quarantine_file
 from pretrain.state import Training, build_training
 from tracking.provenance import command_line, environment_record
 from training.checkpoint_store import CheckpointStore
+from training.console import TOLD_AT_EXIT
 from training.precision import Precision
 from training.preemption import stop_requested
 from training.run_folder import RunFolder
@@ -85,6 +88,7 @@ def _finish_saving_if_possible(training: Training) -> None:
 def _begin(training: Training) -> None:
     plan, folder = training.plan, training.folder
     if plan.ranks.is_main:
+        reset_quarantine(quarantine_file(training), training.broken.values())
         folder.write_start_files(to_yaml(plan.config), command_line(), environment_record())
     training.write_status("running")
     training.begin()
@@ -127,6 +131,8 @@ def _why_stopped() -> str:
 
 
 def _fail(training: Training, error: BaseException) -> None:
-    logger.error("failed at step %d: %s: %s", training.step, type(error).__name__, error)
-    training.write_status("failed", reason=f"{type(error).__name__}: {error}")
+    extra = TOLD_AT_EXIT if isinstance(error, RefusedInput) else None
+    reason = f"{type(error).__name__}: {error}"
+    logger.error("failed at step %d: %s", training.step, reason, extra=extra)
+    training.write_status("failed", reason=reason)
     training.end("FAILED")

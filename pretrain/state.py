@@ -117,6 +117,7 @@ class Training:
             threads=config.loader.threads or default_threads(plan.ranks.local_world_size),
             max_broken_fraction=config.data.max_broken_fraction,
             quarantine=list(self.broken.values()),
+            refuse_alone=False,
         )
         self.progress = ProgressLine(plan.total_steps, self.step)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 
 from data_pipeline.augment import EvalTransform, normalise
+from data_pipeline.index import ShardedDataset
 from data_pipeline.loader import EvalLoader
 from data_pipeline.resizing import Resizing
+from pretrain.quarantine import check_evaluated
 from pretrain.state import Training
 from tracking.metric_names import (
     VALIDATION_LOSS,
@@ -23,23 +25,29 @@ from training.processes import default_threads
 
 
 def validate(training: Training) -> None:
-    """Score every validation image once, over all ranks, and log the result; a collective."""
-    if training.plan.validation is None:
+    """Score every validation image once, over all ranks, and log the result; a collective.
+
+    Raises:
+        RefusedInput: Too many validation images are broken; on all ranks.
+    """
+    images = training.plan.validation
+    if images is None:
         return
-    engine = training.engine
-    engine.eval()
+    loader = _loader(training, images)
+    training.engine.eval()
     with training.meter.pause():
-        is_multi_label = training.plan.validation.is_multi_label
-        training.validation = (_multi_label_scores if is_multi_label else _scores)(training)
-    engine.train()
-    training.tracked.log_metrics(training.step, training.validation)
-    training.progress.log(training.step, training.validation)
+        scores = (_multi_label_scores if images.is_multi_label else _scores)(training, loader)
+    training.engine.train()
+    check_evaluated(training, loader)
+    training.validation = scores
+    training.tracked.log_metrics(training.step, scores)
+    training.progress.log(training.step, scores)
 
 
-def _scores(training: Training) -> dict[str, float]:
+def _scores(training: Training, loader: EvalLoader) -> dict[str, float]:
     scores = evaluate(
         _forward(training),
-        _batches(training),
+        (batch.to(training.device) for batch in loader),
         num_classes=training.plan.num_classes,
         device=training.device,
         distributed=training.plan.ranks.world_size > 1,
@@ -53,10 +61,10 @@ def _scores(training: Training) -> dict[str, float]:
     }
 
 
-def _multi_label_scores(training: Training) -> dict[str, float]:
+def _multi_label_scores(training: Training, loader: EvalLoader) -> dict[str, float]:
     scores = evaluate_multi_label(
         _forward(training),
-        _batches(training),
+        (batch.to(training.device) for batch in loader),
         num_classes=training.plan.num_classes,
         device=training.device,
         distributed=training.plan.ranks.world_size > 1,
@@ -71,11 +79,10 @@ def _forward(training: Training) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda images: training.engine(normalise(images, dtype=training.dtype))
 
 
-def _batches(training: Training) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _loader(training: Training, images: ShardedDataset) -> EvalLoader:
     plan, config = training.plan, training.plan.config
-    assert plan.validation is not None
-    loader = EvalLoader(
-        plan.validation,
+    return EvalLoader(
+        images,
         transform=EvalTransform(
             training.architecture.image_px,
             config.data.eval_resize_px,
@@ -87,6 +94,5 @@ def _batches(training: Training) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         loader=config.loader,
         threads=config.loader.threads or default_threads(plan.ranks.local_world_size),
         max_broken_fraction=config.data.max_broken_fraction,
+        refuse_alone=False,
     )
-    for batch in loader:
-        yield batch.to(training.device)

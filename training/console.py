@@ -19,6 +19,9 @@ from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
+TOLD_AT_EXIT = {"is_told_at_exit": True}
+"""`extra` of a record for train.log alone: `run_command` tells the user, once for all ranks."""
+
 OUR_PACKAGES = (
     "configs",
     "data_pipeline",
@@ -58,6 +61,8 @@ class _BarSafeHandler(logging.Handler):
         self._stream = stream
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "is_told_at_exit", False):
+            return
         try:
             tqdm.write(self.format(record), file=self._stream)
             self._stream.flush()

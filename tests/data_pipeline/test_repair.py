@@ -22,6 +22,7 @@ from data_pipeline.manifest import Manifest
 from data_pipeline.repair import main, repair_dataset
 from data_pipeline.verify import verify_dataset
 from tests.data_pipeline import official_layouts as layouts
+from tests.data_pipeline.sample_label_sets import label_set_dataset
 from tests.data_pipeline.sample_shards import plain_dataset
 
 
@@ -134,6 +135,27 @@ def test_what_is_lost_goes_and_the_rest_stays(dataset, damage, capsys) -> None:
     assert not (dataset / ".repair").exists()
     assert main([str(dataset)]) == 0
     assert capsys.readouterr().out.startswith(f"sound: {30 - len(lost)} images")
+
+
+def test_label_sets_stay_with_their_images(tmp_path) -> None:
+    opened = label_set_dataset(tmp_path / "d")
+    sets = {opened.key(row): opened.label_sets.of_row(row) for row in range(opened.num_images)}
+    spoil(opened.folder, 3)
+    with open(opened.shard_path(opened.shard[7]), "r+b") as file:
+        place = file.read().index(sets[opened.key(7)].as_json(), int(opened.offset[6]))
+        file.seek(place + len('{"positive":['))
+        file.write(b"9")
+    result = repair_dataset(opened.folder)
+    assert [(record.row, record.reason.split(":")[0]) for record in result.lost] == [
+        (3, "it does not decode"),
+        (7, "its label in the tar is not the one in the index"),
+    ]
+    for record in result.lost:
+        del sets[record.key]
+    after = open_dataset(opened.folder)
+    kept = {after.key(row): after.label_sets.of_row(row) for row in range(after.num_images)}
+    assert kept == sets
+    assert verify_dataset(opened.folder, decode=True, workers=1).problems == ()
 
 
 def test_the_manifest_remembers_every_repair(dataset) -> None:

@@ -1,12 +1,15 @@
 """Reading by offset: the right bytes, a bounded number of open files, clear errors."""
 
+import errno
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from configs.errors import RefusedInput
+from data_pipeline import shard_reader
+from data_pipeline.broken import BrokenImage, BrokenShard
 from data_pipeline.shard_reader import ShardReader
 from tests.data_pipeline.sample_shards import plain_dataset, plain_image
 
@@ -58,24 +61,95 @@ def test_a_shard_in_use_outlives_close(tmp_path: Path) -> None:
     assert open_descriptors(tmp_path) == 0
 
 
-def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+def test_a_missing_shard_is_broken(tmp_path: Path) -> None:
     dataset = plain_dataset(tmp_path, [2, 2])
     dataset.shard_path(1).unlink()
     reader = ShardReader(dataset)
     assert reader.read(1) == plain_image(1)
-    with pytest.raises(RefusedInput, match=r"part-000001\.tar is missing"):
+    with pytest.raises(BrokenShard, match="the file is missing"):
         reader.read(2)
     reader.close()
 
 
-def test_a_short_shard_is_named_with_the_image(tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [-2000, 512])
+def test_a_shard_of_another_size_is_broken(tmp_path: Path, change: int) -> None:
+    """Also where the image itself would lie within the file: it may be another image."""
     dataset = plain_dataset(tmp_path, [2, 2])
-    os.truncate(dataset.shard_path(1), int(dataset.offset[3]) + 10)
+    size = dataset.shard_path(1).stat().st_size
+    os.truncate(dataset.shard_path(1), size + change)
+    reader = ShardReader(dataset)
+    with pytest.raises(BrokenShard, match=f"it has {size + change} bytes, the .* says {size}"):
+        reader.read(2)
+    reader.close()
+    assert open_descriptors(tmp_path) == 0
+
+
+def test_a_shard_that_is_cut_while_open_is_broken(tmp_path: Path) -> None:
+    dataset = plain_dataset(tmp_path, [2, 2])
     reader = ShardReader(dataset)
     assert reader.read(2) == plain_image(2)
-    with pytest.raises(RefusedInput, match=r"part-000001\.tar ends at byte \d+, .* 00000003;"):
+    os.truncate(dataset.shard_path(1), int(dataset.offset[3]) + 10)
+    with pytest.raises(BrokenShard, match=r"was cut to \d+ bytes while it was in use"):
         reader.read(3)
     reader.close()
+
+
+class FailingStorage:
+    """Stands where `os` does in the reader; calls fail with an error number so many times."""
+
+    def __init__(self, name: str, number: int, times: int) -> None:
+        self.name, self.number, self.times = name, number, times
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            if name == self.name and self.times:
+                self.times -= 1
+                raise OSError(self.number, os.strerror(self.number))
+            return getattr(os, name)(*arguments)
+
+        value = getattr(os, name)
+        return call if callable(value) else value
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_reader, "_RETRY_PAUSES_SECONDS", (0.0, 0.01))
+
+
+@pytest.mark.usefixtures("quick_retries")
+@pytest.mark.parametrize("name", ["open", "preadv"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_storage_error_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, times: int
+) -> None:
+    reader = ShardReader(plain_dataset(tmp_path, [2]))
+    monkeypatch.setattr(shard_reader, "os", FailingStorage(name, errno.ESTALE, times))
+    assert reader.read(1) == plain_image(1)
+    reader.close()
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_a_storage_error_that_stays_is_broken_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = ShardReader(plain_dataset(tmp_path, [2]))
+    monkeypatch.setattr(shard_reader, "os", FailingStorage("preadv", errno.EIO, 3))
+    with pytest.raises(BrokenImage, match="reading it fails: Input/output error"):
+        reader.read(1)
+    assert reader.read(1) == plain_image(1)
+    reader.close()
+    monkeypatch.setattr(shard_reader, "os", FailingStorage("open", errno.EACCES, 3))
+    with pytest.raises(BrokenShard, match="it cannot be opened: Permission denied"):
+        ShardReader(plain_dataset(tmp_path, [2])).read(1)
+
+
+def test_running_out_of_files_does_not_blame_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = ShardReader(plain_dataset(tmp_path, [2]))
+    monkeypatch.setattr(shard_reader, "os", FailingStorage("open", errno.EMFILE, 1))
+    with pytest.raises(OSError, match="Too many open files"):
+        reader.read(1)
 
 
 def test_the_bound_follows_the_systems_limit(tmp_path: Path) -> None:

@@ -91,6 +91,15 @@ def test_other_ranks_speak_only_of_errors(tmp_path, capsys):
     assert not (tmp_path / "train.log").exists()
 
 
+@pytest.mark.parametrize("is_main", [True, False])
+def test_what_is_told_at_exit_goes_into_the_log_alone(tmp_path, capsys, is_main):
+    setup_logging(tmp_path, is_main)
+    logging.getLogger("training.x").error("refused", extra=console.TOLD_AT_EXIT)
+    assert capsys.readouterr() == ("", "")
+    log = tmp_path / "train.log"
+    assert ("error: refused" in log.read_text()) if is_main else not log.exists()
+
+
 @pytest.mark.parametrize("name", console._NOISY_LOGGERS)
 def test_known_noise_is_dropped_and_other_warnings_are_not(name):
     setup_logging(None, True)
