@@ -39,10 +39,9 @@ def open_training(plan: Plan) -> Iterator[Training]:
     Raises:
         RefusedInput: The folder is in use, or its checkpoint is that of another run.
     """
-    device = set_up_process(plan)
-    precision = choose_precision(plan, device)
     folder = RunFolder(plan.run_dir, plan.ranks.is_main)
-    with ExitStack() as stack:
+    with _joined(plan) as device, ExitStack() as stack:
+        precision = choose_precision(plan, device)
         on_main(lambda: stack.enter_context(folder.lock()))
         training = _build_or_resume(plan, folder, device, precision)
         try:
@@ -54,6 +53,19 @@ def open_training(plan: Plan) -> Iterator[Training]:
                 _finish_saving_if_possible(training)
             _fail(training, error)
             raise
+
+
+@contextmanager
+def _joined(plan: Plan) -> Iterator[torch.device]:
+    """This process, joined with the other ranks; leaves them when all come to the end together."""
+    device = set_up_process(plan)
+    try:
+        yield device
+    except RefusedInput:
+        # Raised on all ranks. A group that nobody leaves has threads of its own, which abort the
+        # process at its exit now and then, and with it the exit code.
+        dist.destroy_process_group()
+        raise
     # Rank 0 has flushed its journal by now; where one rank's end ends the others, nothing is lost.
     dist.barrier()
     dist.destroy_process_group()
