@@ -159,6 +159,8 @@ def _refuse(cls: type[BaseModel], text: str) -> NoReturn:
     text = re.split(r" For full helptext", message[0] if message else text)[0].strip()
     if unknown := re.match(r"Unrecognized options: (\S+?),? ?(?:\s|$)", text):
         raise RefusedInput(_unknown_option(cls, unknown[1].rstrip(",")))
+    if told := _no_number(text):
+        raise RefusedInput(told)
     bound = re.match(
         r"Error parsing (\S+): \d+ validation errors? for \w+ (.*?) "
         r"\[type=(\w+), input_value=(.*?), input_type",
@@ -171,6 +173,20 @@ def _refuse(cls: type[BaseModel], text: str) -> NoReturn:
         raise RefusedInput(f"command line: {rule.removeprefix('Value error, ')}")
     field, _, rule = rule.partition(" ")
     raise RefusedInput(f"command line: {group}.{field} = {value}: {rule[0].lower()}{rule[1:]}")
+
+
+def _no_number(text: str) -> str | None:
+    """What a number was expected for, if that is what tyro complains about."""
+    single = re.match(r"Error parsing (\S+): .*? (int|float)\b.*?: '(.*)'$", text)
+    optional = re.match(
+        r"Error parsing (\S+): no type matching \{None\}\|(INT|FLOAT) could .*? \['(.*?)'\]", text
+    )
+    found = optional or single
+    if found is None:
+        return None
+    option, kind, value = found.groups()
+    number = "a whole number" if kind.lower() == "int" else "a number"
+    return f"command line: {option} {value}: give {number}{' or None' if optional else ''}"
 
 
 def _unknown_option(cls: type[BaseModel], option: str) -> str:

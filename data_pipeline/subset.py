@@ -23,7 +23,7 @@ from data_pipeline.dataset import ShardedDataset
 from data_pipeline.exclusion import excluded_rows
 from data_pipeline.order import IntArray, stable_permutation
 
-_SHOWN_NAMES = 3
+_SHOWN_NAMES, _LISTED_CLASSES = 3, 20
 
 
 @dataclass(frozen=True)
@@ -245,10 +245,10 @@ def _refuse_unknown(
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         told.append(f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
     more = f" and {len(unknown) - _SHOWN_NAMES} more" if len(unknown) > _SHOWN_NAMES else ""
-    raise RefusedInput(
-        f"{where}: {folder} has no class {', '.join(told)}{more}; "
-        "`python -m data_pipeline.show DIR --all-classes` lists its classes"
-    )
+    remedy = f"`python -m data_pipeline.show {folder} --all-classes` lists its classes"
+    if len(names) <= _LISTED_CLASSES:
+        remedy = f"there are {', '.join(map(repr, names))}"
+    raise RefusedInput(f"{where}: {folder} has no class {', '.join(told)}{more}; {remedy}")
 
 
 def _rows_of_classes(

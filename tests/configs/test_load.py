@@ -148,7 +148,10 @@ def test_a_missing_file_offers_the_nearest(config_file):
     [
         (["--optim.lrr", "3"], "unknown option --optim.lrr; did you mean --optim.lr?"),
         (["--lr", "3"], "unknown option --lr; did you mean --optim.lr?"),
-        (["--optim.lr", "fast"], "--optim.lr: could not convert string to float: 'fast'"),
+        (["--optim.lr", "fast"], "command line: --optim.lr fast: give a number"),
+        (["--data.streams", "1.5"], "command line: --data.streams 1.5: give a whole number"),
+        (["--data.fraction", "all"], "command line: --data.fraction all: give a number or None"),
+        (["--data.subset-seed", "x"], "--data.subset-seed x: give a whole number or None"),
         (["--optim.lr", "-1"], "optim.lr = -1.0: input should be greater than 0"),
         (["--seed", "-1"], "seed = -1: input should be greater than or equal to 0"),
         (["--model.image-px", "100"], "model.image_px = 100 is not a multiple of model.patch_px"),

@@ -1,7 +1,5 @@
 """The simulation against stepping through every position of the sample order and the loader."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -104,6 +102,9 @@ def test_a_reading_sums_up_every_position(fleet):
     downloads = (np.diff(held[2].astype(np.int8), axis=2, prepend=0) == 1).sum() / NUM_EPOCHS
     assert reading.downloads_of_a_shard == pytest.approx(downloads / fleet.shards)
     assert reading.open_shards_of_rank.most == held[1].sum(axis=1).max()
+    opened = (np.diff(held[1].astype(np.int8), axis=2, prepend=0) == 1).sum() / NUM_EPOCHS
+    of_node = opened / fleet.world_size * min(2, fleet.world_size)
+    assert reading.opened_by_node_and_hour == pytest.approx(of_node / fleet.epoch_hours)
     assert reading.open_shards_of_node.mean == pytest.approx(held[2].sum(axis=1).mean())
     ahead = stepped(fleet, order, 2, is_fetched_ahead=True).sum(axis=1).max()
     assert reading.cache_bytes_of_node == pytest.approx(1.25 * ahead * fleet.shard_bytes)
@@ -164,16 +165,19 @@ def test_a_world_size_that_divides_the_streams_reads_each_shard_about_once():
     assert readings[0].open_shards_of_rank.most < readings[1].open_shards_of_rank.most
 
 
-def test_a_change_counts_what_a_node_lacks():
-    old = fleet_of(streams=8, world_size=4, ranks_per_node=2)
+@pytest.mark.parametrize(("before", "after"), [(4, 8), (8, 4), (4, 3)])
+def test_a_change_counts_what_a_node_lacks(before, after):
+    old, new = (
+        fleet_of(streams=8, world_size=ranks, ranks_per_node=2) for ranks in (before, after)
+    )
     order = make_order(old)
-    simulation = Simulation(old, order)
-    same = simulation.change(old, old)
-    assert same.shards_not_in_cache == 0
-    assert same.shards_needed_at_once == pytest.approx(4)
-    new = replace(old, world_size=8)
-    change = simulation.change(old, new)
-    before, after = (stepped(fleet, order, 2)[:, :, 2000] for fleet in (old, new))
-    held = np.vstack([before, np.zeros((2, 200), dtype=bool)])
-    assert change.shards_not_in_cache == (after & ~held).sum() / 4
+    change = Simulation(old, order).change(old, new)
+    was, now = (stepped(fleet, order, 2)[:, :, 2000] for fleet in (old, new))
+    had = np.zeros_like(now)  # a new node had nothing
+    had[: len(was)] = was[: len(now)]
+    assert change.shards_needed_at_once == pytest.approx(now.sum() / len(now))
+    assert change.shards_not_in_cache == pytest.approx((now & ~had).sum() / len(now))
+    assert change.shards_not_in_cache > 0
     assert change.bytes_not_in_cache == change.shards_not_in_cache * new.shard_bytes
+    same = Simulation(old, order).change(old, old)
+    assert same.shards_not_in_cache == 0

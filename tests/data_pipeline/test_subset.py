@@ -199,7 +199,7 @@ REFUSED = {
     "unknown class in the map": ({"label_map": "unknown"}, "data.label_map = unknown: .*'cat'"),
     "class gone by the map": (
         {"label_map": "good", "classes": ("class1",)},
-        "data.classes: .* has no class 'class1'",
+        "data.classes: .* has no class 'class1'; there are 'thing'$",
     ),
 }
 
