@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from data_pipeline.tar_headers import StrictHeader
+
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstandard",
+}
 # Members that describe the archive; webdataset's readers skip them too.
 _META_NAME = re.compile(r"__[^/]*__($|/)")
 
@@ -70,7 +78,7 @@ def _members(path: Path, damage: list[str]) -> Iterator[dict[str, Any]]:
     """
     try:
         # "r:" takes no compression: offsets into a compressed tar would mean nothing.
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(path, "r:", tarinfo=StrictHeader) as tar:
             while (member := tar.next()) is not None:
                 vars(tar)["members"].clear()  # tarfile keeps every header it has seen
                 if not member.isreg() or _META_NAME.match(member.name):
@@ -79,8 +87,15 @@ def _members(path: Path, damage: list[str]) -> Iterator[dict[str, Any]]:
                 extension = name.partition(".")[2]
                 place = MemberPlace(extension, member.offset_data, member.size)
                 yield {"fname": member.name, "data": place, "__url__": str(path)}
-        # tarfile accepts a file that ends after any member, which a writer that died leaves.
-        if tar.offset >= path.stat().st_size:
-            damage.append("the blocks that end an archive are missing")
     except tarfile.TarError as error:
-        damage.append(str(error))
+        damage.append(_compression(path) or str(error))
+
+
+def _compression(path: Path) -> str | None:
+    """What is said of a file that is compressed; None if it is not."""
+    with open(path, "rb") as file:
+        begin = file.read(6)
+    for magic, kind in _COMPRESSED.items():
+        if begin.startswith(magic):
+            return f"it is compressed ({kind}), so nothing in it has an offset; decompress it"
+    return None

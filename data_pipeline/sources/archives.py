@@ -14,31 +14,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tarfile import EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-defined]
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import RefusedInput
+from data_pipeline.tar_headers import StrictHeader
 
 _BUFFER_BYTES = 1 << 16
 _GZIP_MAGIC = b"\x1f\x8b"
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error)
-
-
-class _StrictHeader(tarfile.TarInfo):
-    """Tells damage from the end of an archive, which tarfile takes for the same."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile: Any) -> _StrictHeader:
-        """Read the next header; two blocks of zeros end an archive, anything else is damage."""
-        try:
-            return super().fromtarfile(tarfile)
-        except EOFHeaderError:
-            raise
-        except HeaderError as error:
-            raise ReadError(f"no header at byte {tarfile.offset} ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -128,13 +114,13 @@ def list_archive(path: Path, inside: Place | None = None) -> list[Place]:
             end = file.seek(0, 2) if inside is None else inside.offset + inside.size
             file.seek(0 if inside is None else inside.offset)
             # "r:" takes no compression; tarfile counts from where the file stands.
-            with tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictHeader) as tar:
+            with tarfile.open(fileobj=file, mode="r:", tarinfo=StrictHeader) as tar:
                 while (member := tar.next()) is not None:
                     vars(tar)["members"].clear()  # tarfile keeps every header it has seen
                     if member.isreg():
                         places.append(Place(prefix + member.name, member.offset_data, member.size))
                 if tar.offset >= end:  # an inner tar without an end runs on into what follows it
-                    raise ReadError("the blocks that end an archive are missing")
+                    raise tarfile.ReadError("the blocks that end an archive are missing")
     except (OSError, *_DAMAGE) as error:
         raise RefusedInput(
             f"{name} is not a plain, complete tar file: {error}; get it anew"
@@ -182,7 +168,7 @@ def stream_members(file: IO[bytes] | gzip.GzipFile) -> Iterator[StreamedMember]:
     Raises:
         tarfile.ReadError: It is no tar, or ends before its end.
     """
-    with tarfile.open(fileobj=file, mode="r|", bufsize=_BUFFER_BYTES, tarinfo=_StrictHeader) as tar:
+    with tarfile.open(fileobj=file, mode="r|", bufsize=_BUFFER_BYTES, tarinfo=StrictHeader) as tar:
         while (member := tar.next()) is not None:
             vars(tar)["members"].clear()
             if member.isreg():

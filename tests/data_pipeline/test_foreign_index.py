@@ -212,6 +212,18 @@ def test_impossible_labels_are_refused(tmp_path, case):
     assert not (tmp_path / "i").exists()
 
 
+def damaged_at_the_last_sample(path: Path, damage: str) -> bytes:
+    """What tarfile takes for the end of an archive."""
+    data = path.read_bytes()
+    with tarfile.open(path) as tar:
+        header = tar.getmembers()[-2].offset
+    return {
+        "cut in a header": data[: header + 100],
+        "no end": data[:header],
+        "bad header": data[:header] + b"\1" * 512 + data[header + 512 :],
+    }[damage]
+
+
 def damaged_tar(folder: Path, damage: str) -> str:
     pattern = write_shards(folder, [labelled(number, cls=0) for number in range(3)])
     path = folder / "theirs-000.tar"
@@ -230,15 +242,20 @@ def damaged_tar(folder: Path, damage: str) -> str:
     elif damage == "empty":
         with tarfile.open(path, "w"):
             pass
+    else:
+        path.write_bytes(damaged_at_the_last_sample(path, damage))
     return pattern
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("cut", r"theirs-000.tar: not a plain, complete tar file: empty header"),
+        ("cut", r"theirs-000.tar: not a plain, complete tar file: the blocks that end"),
         ("garbage", "not a plain, complete tar file"),
-        ("compressed", "not a plain, complete tar file"),
+        ("cut in a header", r"no header at byte \d+ \(truncated header\)"),
+        ("no end", "the blocks that end an archive are missing"),
+        ("bad header", r"no header at byte \d+ \("),
+        ("compressed", r"not a plain, complete tar file: it is compressed \(gzip\)"),
         ("twice", "duplicate file name"),
         ("empty", "the tars hold no samples|no sample can be used"),
     ],
