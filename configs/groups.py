@@ -163,6 +163,13 @@ class DataConfig(SubsetConfig):
     val: Path | None = Field(
         None, description="Folder of validation shards; None evaluates nothing."
     )
+    val_real_labels: Path | None = Field(
+        None,
+        description=(
+            "JSON list with a list of right classes for each validation image, such as the "
+            "ReaL labels of ImageNet-1k; gives validation/real_top1."
+        ),
+    )
     streams: PositiveInt = Field(
         768, description="Canonical streams of the sample order; part of the order's identity."
     )

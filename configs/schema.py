@@ -108,6 +108,13 @@ class FinetuneConfig(Section):
             "there."
         ),
     )
+    test_real_labels: Path | None = Field(
+        None,
+        description=(
+            "JSON list with a list of right classes for each test image, such as the ReaL labels "
+            "of ImageNet-1k; gives test/real_top1."
+        ),
+    )
     images_per_class: PositiveInt | None = Field(
         None,
         description=(

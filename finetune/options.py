@@ -25,6 +25,7 @@ MAY_CHANGE = (
     "resume",
     "pretrained",
     "data_dir",
+    "test_real_labels",
     "deterministic",
     "max_broken_fraction",
     "loader.",

@@ -11,7 +11,7 @@ from tracking.system import system_metrics
 from training.console import ProgressLine
 from training.evaluate import Evaluation
 
-_SCORE_NAMES = ("top1", "top5", "mean_per_class", "loss")
+_SCORE_NAMES = ("top1", "top5", "mean_per_class", "real_top1", "loss")
 
 
 class Reporter:
@@ -55,4 +55,5 @@ class Reporter:
 
 def scores_by_name(part: str, scores: Evaluation) -> dict[str, float]:
     """Metric names ("test/top1") and values of an evaluation."""
-    return {f"{part}/{name}": float(getattr(scores, name)) for name in _SCORE_NAMES}
+    values = {name: getattr(scores, name) for name in _SCORE_NAMES}
+    return {f"{part}/{name}": float(v) for name, v in values.items() if v is not None}

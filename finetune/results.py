@@ -39,7 +39,7 @@ def finish(state: TransferState, tracked: TrackedRun) -> Result:
         rates = ", ".join(f"{rate:g}" for rate in progress.learning_rates)
         raise TrainingDiverged(f"every learning rate diverged ({rates}); try lower ones")
     put_weights(state, chosen)
-    scores = score(state, state.test)
+    scores = score(state, state.test, state.data.real_labels)
     result = _result(state, scores, weights_sha256(chosen))
     tracked.log_metrics(progress.total_steps, scores_by_name("test", scores))
     if state.accelerator.is_main_process:
@@ -65,6 +65,7 @@ def _result(state: TransferState, scores: Evaluation, sha256: str) -> Result:
             "mean_per_class": scores.mean_per_class,
             "loss": scores.loss,
             "images": scores.num_images,
+            **_real(scores),
         },
         # A class without test images has no accuracy.
         "per_class": {k: None if math.isnan(v) else v for k, v in per_class.items()},
@@ -89,6 +90,12 @@ def _result(state: TransferState, scores: Evaluation, sha256: str) -> Result:
         "weights_sha256": sha256,
         "resumed_from_steps": progress.resumed_from_steps,
     }
+
+
+def _real(scores: Evaluation) -> dict[str, float]:
+    if scores.real_top1 is None:
+        return {}
+    return {"real_top1": scores.real_top1, "real_images": scores.num_real_images}
 
 
 def _export(state: TransferState, chosen: StateDict, result: Result, tracked: TrackedRun) -> None:
@@ -129,4 +136,10 @@ def _tell(state: TransferState, result: Result) -> None:
         100 * test["mean_per_class"],
         test["images"],
     )
+    if "real_top1" in test:
+        logger.info(
+            "test: top-1 %.2f %% by the second labels of %d images",
+            100 * test["real_top1"],
+            test["real_images"],
+        )
     logger.info("results: %s", state.folder.path / "result.json")

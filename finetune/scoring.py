@@ -6,12 +6,15 @@ import torch
 
 from data_pipeline.augment import normalise
 from data_pipeline.loader import EvalLoader
+from data_pipeline.real_labels import RealLabels, batches_with_real_labels
 from finetune.quarantine import check_evaluated
 from finetune.state import TransferState
 from training.evaluate import Evaluation, evaluate
 
 
-def score(state: TransferState, images: EvalLoader) -> Evaluation:
+def score(
+    state: TransferState, images: EvalLoader, real_labels: RealLabels | None = None
+) -> Evaluation:
     """Score the model as it is on every image once, over all processes; a collective.
 
     Raises:
@@ -26,7 +29,7 @@ def score(state: TransferState, images: EvalLoader) -> Evaluation:
     with state.meter.pause():
         scores = evaluate(
             forward,
-            (batch.to(device) for batch in images),
+            batches_with_real_labels(images, device, real_labels),
             num_classes=state.start.architecture.num_classes,
             device=device,
             distributed=state.accelerator.num_processes > 1,

@@ -18,6 +18,7 @@ from configs.subset import SubsetConfig
 from data_pipeline.build import build_dataset
 from data_pipeline.index import MANIFEST_FILE, ShardedDataset, open_dataset
 from data_pipeline.order import stable_permutation
+from data_pipeline.real_labels import RealLabels, read_real_labels
 from data_pipeline.subset import class_images, shortage_told, training_images
 from finetune.download import download
 from finetune.tasks import TASKS, Task
@@ -30,11 +31,15 @@ TEST_FOLDERS = ("test", "val", "validation")
 
 @dataclass(frozen=True)
 class TaskData:
-    """The three parts of a task; training and validation images come from one dataset."""
+    """The three parts of a task; training and validation images come from one dataset.
+
+    `real_labels` say which classes count as right for each test image, if it was asked for.
+    """
 
     train: ShardedDataset
     validation: ShardedDataset
     test: ShardedDataset
+    real_labels: RealLabels | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,7 @@ def open_task_data(
     validation_fraction: float,
     subset: SubsetConfig,
     seed: int,
+    test_real_labels: Path | None = None,
 ) -> TaskData:
     """Open the shards and choose the images of each part.
 
@@ -140,7 +146,7 @@ def open_task_data(
 
     Raises:
         RefusedInput: The two folders do not have the same classes, too few images to hold any
-            out, or a subset that cannot be had.
+            out, a subset that cannot be had, or a second labelling that is not of the test images.
     """
     whole, test = open_dataset(folders[0]), open_dataset(folders[1])
     for dataset in (whole, test):
@@ -163,7 +169,11 @@ def open_task_data(
         logger.warning(shortage)
     all_of_them = subset.model_copy(update={"fraction": None, "images_per_class": None})
     validation = training_images(whole, all_of_them, seed=seed, candidates=held_out)
-    return TaskData(train=train, validation=validation, test=class_images(test, subset))
+    test = class_images(test, subset)
+    real_labels = None
+    if test_real_labels is not None:
+        real_labels = read_real_labels(test_real_labels, test, "test_real_labels")
+    return TaskData(train=train, validation=validation, test=test, real_labels=real_labels)
 
 
 def validation_rows(dataset: ShardedDataset, fraction: float) -> np.ndarray:

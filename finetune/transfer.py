@@ -117,6 +117,7 @@ def _open_data(config: FinetuneConfig, accelerator: Accelerator) -> TaskData:
             validation_fraction=fraction,
             subset=config.subset,
             seed=config.seed,
+            test_real_labels=config.test_real_labels,
         ),
     )
 

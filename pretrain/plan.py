@@ -19,6 +19,7 @@ from training.schedule import fit_warmup, learning_rate
 if TYPE_CHECKING:
     from data_pipeline.index import ShardedDataset
     from data_pipeline.order import SampleOrder
+    from data_pipeline.real_labels import RealLabels
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Plan:
         run_dir: Folder of everything the run writes.
         train: Training images.
         validation: Validation images, or None.
+        real_labels: Classes that count as right for each of them, or None.
         order: Which training image stands at which position.
         num_classes: Outputs of the head.
         micro_images: Images of one forward pass of one rank.
@@ -60,6 +62,7 @@ class Plan:
     run_dir: Path
     train: ShardedDataset
     validation: ShardedDataset | None
+    real_labels: RealLabels | None
     order: SampleOrder
     num_classes: int
     micro_images: int
@@ -122,6 +125,7 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
         run_dir=_run_dir(config, config_file),
         train=train,
         validation=validation,
+        real_labels=_real_labels(config, validation),
         order=SampleOrder(train, num_streams=config.data.streams, seed=config.seed),
         num_classes=num_classes,
         micro_images=micro_images,
@@ -205,6 +209,19 @@ def _check_label_kind(
 
 def _label_kind(dataset: ShardedDataset) -> str:
     return "label sets" if dataset.is_multi_label else "one label an image"
+
+
+def _real_labels(config: PretrainConfig, validation: ShardedDataset | None) -> RealLabels | None:
+    from data_pipeline.real_labels import read_real_labels
+
+    path = config.data.val_real_labels
+    if path is None:
+        return None
+    if validation is None:
+        raise RefusedInput(
+            f"data.val_real_labels = {path} labels validation images, but data.val is not set"
+        )
+    return read_real_labels(path, validation, "data.val_real_labels")
 
 
 def _first_difference(train: tuple[str, ...], validation: tuple[str, ...]) -> str:

@@ -27,6 +27,7 @@ MAY_CHANGE = (
     "schedule.epochs",
     "data.train",  # the folder may move; its digest is compared instead
     "data.val",
+    "data.val_real_labels",
     "data.classes",  # and these files: the images and labels that they choose are compared
     "data.label_map",
     "data.exclude",

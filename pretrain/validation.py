@@ -9,6 +9,7 @@ import torch
 from data_pipeline.augment import EvalTransform, normalise
 from data_pipeline.index import ShardedDataset
 from data_pipeline.loader import EvalLoader
+from data_pipeline.real_labels import batches_with_real_labels
 from data_pipeline.resizing import Resizing
 from pretrain.quarantine import check_evaluated
 from pretrain.state import Training
@@ -16,6 +17,7 @@ from tracking.metric_names import (
     VALIDATION_LOSS,
     VALIDATION_MEAN_AVERAGE_PRECISION,
     VALIDATION_MEAN_PER_CLASS,
+    VALIDATION_REAL_TOP1,
     VALIDATION_TOP1,
     VALIDATION_TOP5,
 )
@@ -47,16 +49,18 @@ def validate(training: Training) -> None:
 def _scores(training: Training, loader: EvalLoader) -> dict[str, float]:
     scores = evaluate(
         _forward(training),
-        (batch.to(training.device) for batch in loader),
+        batches_with_real_labels(loader, training.device, training.plan.real_labels),
         num_classes=training.plan.num_classes,
         device=training.device,
         distributed=training.plan.ranks.world_size > 1,
         loss_kind=training.plan.config.loss.kind,
     )
+    real = {} if scores.real_top1 is None else {VALIDATION_REAL_TOP1: scores.real_top1}
     return {
         VALIDATION_TOP1: scores.top1,
         VALIDATION_TOP5: scores.top5,
         VALIDATION_MEAN_PER_CLASS: scores.mean_per_class,
+        **real,
         VALIDATION_LOSS: scores.loss,
     }
 

@@ -18,11 +18,13 @@ VALIDATION_TOP1 = "validation/top1"
 VALIDATION_TOP5 = "validation/top5"
 VALIDATION_MEAN_PER_CLASS = "validation/mean_per_class"
 VALIDATION_MEAN_AVERAGE_PRECISION = "validation/mean_average_precision"
+VALIDATION_REAL_TOP1 = "validation/real_top1"
 VALIDATION_LOSS = "validation/loss"
 
 TEST_TOP1 = "test/top1"
 TEST_TOP5 = "test/top5"
 TEST_MEAN_PER_CLASS = "test/mean_per_class"
+TEST_REAL_TOP1 = "test/real_top1"
 TEST_LOSS = "test/loss"
 
 CPU_PERCENT = "system/cpu_percent"

@@ -23,7 +23,7 @@ DOTS_PER_INCH = 110
 # Title of a panel, and the last parts of the metric names it shows.
 PANELS = {
     "loss": ("loss",),
-    "accuracy": ("top1", "top5", "mean_per_class"),
+    "accuracy": ("top1", "top5", "mean_per_class", "real_top1", "mean_average_precision"),
     "learning rate": ("lr",),
     "gradient norm": ("grad_norm",),
     "images per second": ("images_per_second",),

@@ -26,6 +26,9 @@ class Evaluation:
         num_images: Images scored, padding left out.
         confusion: Counts [true class, predicted class], int64 of shape (C, C); None where C is
             above `MAX_CONFUSION_CLASSES`.
+        real_top1: Share of images whose highest logit is of any class that counts as right; None
+            unless the labels say which do.
+        num_real_images: Images for which some class counts as right.
     """
 
     top1: float
@@ -35,6 +38,8 @@ class Evaluation:
     loss: float
     num_images: int
     confusion: torch.Tensor | None
+    real_top1: float | None = None
+    num_real_images: int = 0
 
 
 def evaluate(
@@ -53,8 +58,9 @@ def evaluate(
 
     Args:
         forward: From images (B, ...) on `device` to logits (B, C); the model is in eval mode.
-        batches: Images and labels (B,) int64; label -1 marks padding. Where the forward pass is a
-            collective (ZeRO 3), every rank must bring the same number of batches.
+        batches: Images and labels (B,) int64; label -1 marks padding. Labels (B, 1 + K) have
+            beside it K more classes that count as right, filled up with -1. Where the forward pass
+            is a collective (ZeRO 3), every rank must bring the same number of batches.
         num_classes: C.
         device: Where to compute, and where the process group can reduce.
         distributed: Add up over the ranks of torch.distributed; a collective.
@@ -84,10 +90,15 @@ class _Counts:
         if num_classes <= MAX_CONFUSION_CLASSES:
             cells = num_classes * num_classes
             self.confusion = torch.zeros(cells, dtype=torch.int64, device=device)
+        # Images that have classes that count as right, and hits among them.
+        self.real = torch.zeros(2, dtype=torch.int64, device=device)
 
     def add(self, logits: torch.Tensor, labels: torch.Tensor, loss_kind: str) -> None:
-        real = labels >= 0
-        logits, labels = logits[real].float(), labels[real]
+        is_image = (labels if labels.ndim == 1 else labels[:, 0]) >= 0
+        logits, labels = logits[is_image].float(), labels[is_image]
+        if labels.ndim == 2:
+            self._add_real(logits, labels[:, 1:])
+            labels = labels[:, 0]
         place = _place_of_label(logits, labels)
         seen = torch.stack([torch.ones_like(place), place == 0, place < 5]).to(torch.int64)
         self.hits.index_add_(1, labels, seen)
@@ -96,8 +107,14 @@ class _Counts:
             cells = labels * self.num_classes + logits.argmax(dim=1)
             self.confusion += torch.bincount(cells, minlength=self.confusion.numel())
 
+    def _add_real(self, logits: torch.Tensor, accepted: torch.Tensor) -> None:
+        is_hit = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+        for column in accepted.T:
+            is_hit |= (_place_of_label(logits, column.clamp(min=0)) == 0) & (column >= 0)
+        self.real += torch.stack([(accepted >= 0).any(dim=1).sum(), is_hit.sum()])
+
     def add_up_ranks(self) -> None:
-        for tensor in (self.hits, self.loss, self.confusion):
+        for tensor in (self.hits, self.loss, self.confusion, self.real):
             if tensor is not None:
                 torch.distributed.all_reduce(tensor)
 
@@ -106,6 +123,7 @@ class _Counts:
         per_class = top1 / images  # 0 / 0 gives nan: a class without images has no score
         num_images = int(images.sum())
         confusion = self.confusion
+        num_real_images, real_hits = self.real.tolist()
         return Evaluation(
             top1=_ratio(top1, num_images),
             top5=_ratio(top5, num_images),
@@ -116,6 +134,8 @@ class _Counts:
             confusion=None
             if confusion is None
             else confusion.cpu().view(self.num_classes, self.num_classes),
+            real_top1=real_hits / num_real_images if num_real_images else None,
+            num_real_images=num_real_images,
         )
 
 

@@ -42,6 +42,20 @@ def test_a_transfer_writes_everything_it_promises(toy_folder, tmp_path):
     assert sum("test/top1" in row["values"] for row in rows) == 1
 
 
+def test_the_test_set_is_scored_by_second_labels_too(toy_folder, tmp_path, capsys):
+    # In the order of the image folder: five images of each class; none counts for the last five.
+    lists = [[number // 5, 2] for number in range(10)] + [[]] * 5
+    (tmp_path / "real.json").write_text(json.dumps(lists))
+    result = run(toy_folder, tmp_path / "run", steps=12, test_real_labels=tmp_path / "real.json")
+    assert result["test"]["real_images"] == 10 and result["test"]["real_top1"] > 0.9
+    assert "% by the second labels of 10 images" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    logged = [row["values"] for row in rows if "test/real_top1" in row["values"]]
+    assert [values["test/real_top1"] for values in logged] == [result["test"]["real_top1"]]
+    assert "test/top1" in logged[0]
+    assert not any("validation/real_top1" in row["values"] for row in rows)
+
+
 def test_bf16_trains_on_after_it_was_scored(toy_folder, tmp_path):
     result = run(
         toy_folder, tmp_path / "run", precision="bf16", learning_rates=(0.01, 0.1), steps=12

@@ -24,7 +24,7 @@ def padded_batches(logits, labels, size):
         missing = size - len(labels[start : start + size])
         yield (
             torch.cat([logits[start : start + size], torch.full((missing, logits.shape[1]), 9.0)]),
-            torch.cat([labels[start : start + size], torch.full((missing,), -1)]),
+            torch.cat([labels[start : start + size], torch.full((missing, *labels.shape[1:]), -1)]),
         )
 
 
@@ -109,11 +109,19 @@ def test_many_classes_keep_no_confusion_matrix():
     assert score(logits, torch.tensor([0, 3])).confusion is None
 
 
+def with_second_labels():
+    """A class more than the own one counts as right for every second image."""
+    logits, labels = make_data()
+    others = torch.stack([labels, (labels + 1) % 11], dim=1)
+    others[1::2] = -1
+    return logits, torch.cat([labels[:, None], others], dim=1)
+
+
 def _score_share(rank, world_size, address, results):
     torch.distributed.init_process_group(
         "gloo", init_method=address, rank=rank, world_size=world_size
     )
-    logits, labels = make_data()
+    logits, labels = with_second_labels()
     own = slice(rank, None, world_size)
     results[rank] = evaluate(
         lambda images: images,
@@ -128,7 +136,7 @@ def _score_share(rank, world_size, address, results):
 @pytest.mark.integration
 @pytest.mark.timeout(120)
 def test_two_ranks_score_what_one_scores(tmp_path):
-    alone = score(*make_data())
+    alone = score(*with_second_labels())
     with torch.multiprocessing.get_context("spawn").Manager() as manager:
         results = manager.dict()
         arguments = (2, f"file://{tmp_path}/rendezvous", results)
@@ -137,6 +145,28 @@ def test_two_ranks_score_what_one_scores(tmp_path):
     for rank in (0, 1):
         ours = found[rank]
         assert (ours.top1, ours.top5, ours.num_images) == (alone.top1, alone.top5, 203)
+        assert (ours.real_top1, ours.num_real_images) == (alone.real_top1, 102)
         assert torch.equal(ours.confusion, alone.confusion)
         assert torch.equal(ours.per_class.nan_to_num(-1), alone.per_class.nan_to_num(-1))
         assert ours.loss == pytest.approx(alone.loss, rel=1e-12)
+
+
+def test_second_labels_score_as_the_published_code_does():
+    """`pred in real[file]` for every file with a list (google-research/reassessed-imagenet)."""
+    logits, labels = make_data(num_images=70, seed=3)
+    generator = torch.Generator().manual_seed(4)
+    lists = [torch.randperm(11, generator=generator)[: number % 4].tolist() for number in range(70)]
+    accepted = torch.tensor([[*classes, -1, -1, -1][:3] for classes in lists])
+    ours = score(logits, torch.cat([labels[:, None], accepted], dim=1))
+    predicted = logits.argmax(1).tolist()
+    right = [p in classes for p, classes in zip(predicted, lists, strict=True) if classes]
+    assert ours.num_real_images == len(right) == 52
+    assert 0 < ours.real_top1 == pytest.approx(sum(right) / len(right))
+    plain = score(logits, labels)
+    assert plain.real_top1 is None and plain.num_real_images == 0
+    assert (ours.top1, ours.top5, ours.loss) == (plain.top1, plain.top5, plain.loss)
+
+
+def test_a_logit_that_is_no_number_is_wrong_by_second_labels_too():
+    logits = torch.tensor([[float("nan"), 1.0], [0.0, 1.0]])
+    assert score(logits, torch.tensor([[0, 1], [0, 1]])).real_top1 == 0.5
