@@ -15,8 +15,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from configs.errors import RefusedInput
-from data_pipeline.foreign_shards import ForeignShard, RawLabel, find_shards, read_shard
+from data_pipeline.foreign_labels import KEY_FIELD, RawLabel, label_map_digest, save_label_map
+from data_pipeline.foreign_shards import (
+    ForeignShard,
+    find_shards,
+    read_shard,
+    with_mapped_labels,
+)
 from data_pipeline.index_table import INDEX_SCHEMA, write_index
+from data_pipeline.label_map import read_label_map
 from data_pipeline.manifest import MANIFEST_FILE, Manifest, ShardEntry
 from data_pipeline.output_folder import describe_skipped, finished_build, write_skipped
 from data_pipeline.shard_record import SkippedFile
@@ -27,13 +34,16 @@ from data_pipeline.worker_processes import num_usable_cores, run_jobs
 class IndexOptions:
     """How foreign shards are understood.
 
-    `label_field` is the field of `.json` members that holds the label, `classes` a text file with a
-    class a line or a folder with a manifest, `workers` the number of processes (None: one a core).
+    `label_field` is the field of `.json` members that holds the label (or `.EXTENSION`, `__key__`:
+    see `foreign_labels`), `label_map` a file that says what labels become, `classes` a text file
+    with a class a line or a folder with a manifest, `workers` the number of processes (None: one a
+    core).
     """
 
     name: str
     split: str
     label_field: str = "label"
+    label_map: Path | None = None
     classes: Path | None = None
     workers: int | None = None
 
@@ -73,24 +83,27 @@ def index_shards(pattern: str, output: Path, options: IndexOptions) -> IndexSumm
     if options.workers is not None and options.workers < 1:
         raise RefusedInput(f"--workers {options.workers}: give at least 1")
     given = None if options.classes is None else read_class_names(options.classes)
+    label_map = _label_map(options)
     paths = find_shards(pattern)
     facts = _describe(paths, output, options, given)
+    if label_map is not None:
+        facts["label_map"] = label_map_digest(label_map)  # not null: older manifests lack the key
     manifest = finished_build(output, facts, in_place=True)
     if manifest is not None:
         return IndexSummary(output, manifest, (), already_built=True)
     shards = _read_shards(paths, options)
+    if label_map is not None:
+        shards = [with_mapped_labels(shard, label_map) for shard in shards]
     skipped = tuple(file for shard in shards for file in shard.skipped)
     shards = [shard for shard in shards if shard.labels]
-    if not shards:
-        why = (
-            f"the first is {skipped[0].where}: {skipped[0].reason}" if skipped else "they are empty"
-        )
-        raise RefusedInput(f"--shards {pattern}: no sample can be used; {why}")
+    _refuse_nothing(shards, skipped, pattern)
     numbers = class_numbers({label for shard in shards for label in shard.labels}, given)
     try:
         output.mkdir(parents=True, exist_ok=True)
         index_digest = write_index(output, _joined_table(shards, numbers))
         write_skipped(output, skipped)
+        if label_map is not None:
+            save_label_map(output, label_map)
         manifest = Manifest.describe(
             identity=(options.name, options.split),
             classes=class_names(numbers, given),
@@ -103,6 +116,16 @@ def index_shards(pattern: str, output: Path, options: IndexOptions) -> IndexSumm
     except OSError as error:
         raise RefusedInput(f"--output {output} cannot be written: {error}") from error
     return IndexSummary(output, manifest, skipped, already_built=False)
+
+
+def _refuse_nothing(
+    shards: list[ForeignShard], skipped: tuple[SkippedFile, ...], pattern: str
+) -> None:
+    if not shards:
+        why = (
+            f"the first is {skipped[0].where}: {skipped[0].reason}" if skipped else "they are empty"
+        )
+        raise RefusedInput(f"--shards {pattern}: no sample can be used; {why}")
 
 
 def class_numbers(labels: set[RawLabel], given: Sequence[str] | None) -> dict[RawLabel, int]:
@@ -160,6 +183,17 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     if not names or len(set(names)) != len(names):
         raise RefusedInput(f"--classes {path}: give every class once, one a line")
     return names
+
+
+def _label_map(options: IndexOptions) -> dict[str, str] | None:
+    if options.label_map is not None:
+        return read_label_map(options.label_map, "--label-map")
+    if options.label_field == KEY_FIELD:
+        raise RefusedInput(
+            f"--label-field {KEY_FIELD}: keys are no classes; give with --label-map the file that "
+            "says which class each is of"
+        )
+    return None
 
 
 def _describe(

@@ -1,31 +1,26 @@
 """Reads what an index needs from one WebDataset tar that was written elsewhere.
 
-An image is a sample's `jpg`, `jpeg`, `png` or `webp`; its label the sample's `cls` (a number or a
-class name), or a field of its `json`.
+An image is a sample's `jpg`, `jpeg`, `png` or `webp`; what its label is, `foreign_labels` says.
 """
 
 from __future__ import annotations
 
 import glob
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import pyarrow as pa
 
 from configs.errors import RefusedInput
+from data_pipeline.foreign_labels import RawLabel, Unlabelled, mapped_label, read_label
 from data_pipeline.image_header import EXTENSIONS, NotAnImage, read_header
 from data_pipeline.index_table import INDEX_SCHEMA
 from data_pipeline.manifest import file_sha256
 from data_pipeline.shard_record import SkippedFile
 from data_pipeline.tar_samples import DamagedTar, MemberPlace, TarSample, read_samples
-
-RawLabel = int | str
-
-
-class Unlabelled(Exception):
-    """A sample whose label cannot be used; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -102,26 +97,20 @@ def read_shard(path: Path, label_field: str) -> ForeignShard:
     )
 
 
-def read_label(sample: TarSample, file: IO[bytes], label_field: str) -> RawLabel:
-    """The label of a sample as it is written there: a number or a name.
-
-    Raises:
-        Unlabelled: There is none, or it is neither a whole number nor text.
-    """
-    if "cls" in sample.members:
-        return _number_or_name(sample.members["cls"].read(file))
-    if "json" not in sample.members:
-        raise Unlabelled("neither .cls nor .json beside the image")
-    try:
-        fields = json.loads(sample.members["json"].read(file))
-    except ValueError as error:
-        raise Unlabelled(f"its .json cannot be read: {error}") from error
-    if not isinstance(fields, dict) or label_field not in fields:
-        raise Unlabelled(f"its .json has no field '{label_field}'")
-    label = fields[label_field]
-    if isinstance(label, bool) or not isinstance(label, int | str):
-        raise Unlabelled(f"'{label_field}' is {label!r}, neither a whole number nor text")
-    return label
+def with_mapped_labels(shard: ForeignShard, label_map: Mapping[str, str]) -> ForeignShard:
+    """The shard with the classes that labels become; samples of other labels are skipped."""
+    labels: list[RawLabel] = []
+    kept: list[int] = []
+    skipped = list(shard.skipped)
+    keys = shard.table["key"].to_pylist()
+    for row, (key, label) in enumerate(zip(keys, shard.labels, strict=True)):
+        try:
+            labels.append(mapped_label(label, label_map))
+            kept.append(row)
+        except Unlabelled as error:
+            skipped.append(SkippedFile(f"{shard.path}: {key}", str(error)))
+    table = shard.table.take(pa.array(np.array(kept, dtype=np.int64)))
+    return replace(shard, table=table, labels=tuple(labels), skipped=tuple(skipped))
 
 
 def _image(sample: TarSample, file: IO[bytes]) -> tuple[MemberPlace, tuple[int, int]]:
@@ -134,13 +123,3 @@ def _image(sample: TarSample, file: IO[bytes]) -> tuple[MemberPlace, tuple[int, 
     if header.format not in EXTENSIONS:
         raise NotAnImage(f"a {header.format} file; expected JPEG, PNG or WebP")
     return images[0], (header.width, header.height)
-
-
-def _number_or_name(data: bytes) -> RawLabel:
-    text = data.decode("utf-8", errors="replace").strip()
-    if not text:
-        raise Unlabelled("its .cls is empty")
-    try:
-        return int(text)
-    except ValueError:
-        return text

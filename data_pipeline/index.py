@@ -38,7 +38,19 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--output", type=Path, required=True, metavar="DIR", help="folder of manifest and index")
     add("--name", help="name of the dataset (default: name of --output)")
     add("--split", default="train", help="which part of it the shards are (default train)")
-    add("--label-field", default="label", help="field of .json members (default label)")
+    add(
+        "--label-field",
+        default="label",
+        metavar="NAME",
+        help="where the label is: a field of .json members (default label; .cls goes before it), "
+        "or .txt for that member, or __key__ for the sample's key",
+    )
+    add(
+        "--label-map",
+        type=Path,
+        metavar="FILE",
+        help="YAML or JSON of `label: class` lines; samples of other labels are left out",
+    )
     add(
         "--classes",
         type=Path,
@@ -62,6 +74,7 @@ def main(argv: Sequence[str]) -> int:
             name=options.name or options.output.resolve().name,
             split=options.split,
             label_field=options.label_field,
+            label_map=options.label_map,
             classes=options.classes,
             workers=options.workers,
         ),

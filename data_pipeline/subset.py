@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -21,6 +20,7 @@ from configs.errors import RefusedInput
 from configs.subset import SubsetConfig
 from data_pipeline.dataset import ShardedDataset
 from data_pipeline.exclusion import excluded_rows
+from data_pipeline.label_map import read_label_map
 from data_pipeline.order import IntArray, stable_permutation
 
 _SHOWN_NAMES, _LISTED_CLASSES = 3, 20
@@ -150,7 +150,7 @@ def _classes_of(dataset: ShardedDataset, options: SubsetConfig) -> _Classes:
 
 
 def _mapped(dataset: ShardedDataset, path: Path) -> _Classes:
-    new_names = read_label_map(path)
+    new_names = read_label_map(path, "data.label_map =")
     known = _ClassNames(dataset.classes)
     olds = [known.find(name) for name in new_names]
     _refuse_unknown(
@@ -165,33 +165,6 @@ def _mapped(dataset: ShardedDataset, path: Path) -> _Classes:
     for old, new in zip(olds, new_names.values(), strict=True):
         numbers[old] = number_of[new]
     return _Classes(names, numbers)
-
-
-def read_label_map(path: Path) -> dict[str, str]:
-    """Class names and what they become, from a YAML or JSON file.
-
-    Raises:
-        RefusedInput: It cannot be read, or is no mapping of names to names.
-    """
-    try:
-        # The base loader leaves every value a string: a class may be called 7 or `no`.
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CBaseLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        told = " ".join(str(error).split())
-        raise RefusedInput(f"data.label_map = {path} cannot be read as YAML or JSON: {told}") from (
-            error
-        )
-    if not isinstance(values, Mapping) or not values:
-        raise RefusedInput(
-            f"data.label_map = {path}: expected lines of the form `class: new class`"
-        )
-    for old, new in values.items():
-        if not isinstance(old, str) or not isinstance(new, str) or not new:
-            raise RefusedInput(
-                f"data.label_map = {path}: class {old!r} becomes {new!r}; give one name, or leave "
-                "the line out to drop the class"
-            )
-    return dict(values)
 
 
 class _ClassNames:

@@ -6,7 +6,7 @@ Exit code 0: sound; 1: damaged, with the list of everything that is wrong; 2: no
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,12 @@ from tqdm import tqdm
 from configs.errors import RefusedInput
 from configs.groups import LoaderConfig
 from data_pipeline.dataset import ShardedDataset
-from data_pipeline.foreign_shards import Unlabelled, read_label
+from data_pipeline.foreign_labels import (
+    Unlabelled,
+    load_label_map,
+    mapped_label,
+    read_label,
+)
 from data_pipeline.index_table import disagreements, index_digest, read_index
 from data_pipeline.label_sets import LabelSet
 from data_pipeline.manifest import Manifest, file_sha256
@@ -30,6 +35,7 @@ from data_pipeline.worker_processes import num_usable_cores
 
 EXIT_SOUND = 0
 EXIT_DAMAGED = 1
+LabelMap = Mapping[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,11 @@ def verify_dataset(
     rows = np.argsort(dataset.shard, kind="stable")
     edges = np.searchsorted(dataset.shard[rows], np.arange(len(manifest.shards) + 1)).tolist()
     parts = [rows[start:stop] for start, stop in pairwise(edges)]
-    check = partial(_check_shard, dataset, decode=decode)
+    try:
+        label_map = load_label_map(folder, manifest)
+    except RefusedInput as error:
+        return Verification(manifest, (*problems, str(error)), decode)
+    check = partial(_check_shard, dataset, label_map, decode=decode)
     with (
         ThreadPoolExecutor(workers or num_usable_cores()) as threads,
         tqdm(total=manifest.num_images, unit=" images", disable=None) as bar,
@@ -88,7 +98,12 @@ def verify_dataset(
 
 
 def _check_shard(
-    dataset: ShardedDataset, number: int, rows: NDArray[np.int64], *, decode: bool
+    dataset: ShardedDataset,
+    label_map: LabelMap,
+    number: int,
+    rows: NDArray[np.int64],
+    *,
+    decode: bool,
 ) -> list[str]:
     """What is wrong with one shard, given the rows of the index that name it."""
     entry = dataset.manifest.shards[number]
@@ -102,14 +117,19 @@ def _check_shard(
     elif file_sha256(path) != entry.sha256:
         found.append(f"{entry.path}: its SHA-256 is not the one in manifest.json")
     with open(path, "rb") as file:
-        found += [f"{entry.path}: {problem}" for problem in _compare(dataset, path, file, rows)]
+        problems = _compare(dataset, label_map, path, file, rows)
+        found += [f"{entry.path}: {problem}" for problem in problems]
         if decode:
             found += [f"{entry.path}: {problem}" for problem in _undecodable(dataset, file, rows)]
     return found
 
 
 def _compare(
-    dataset: ShardedDataset, path: Path, file: IO[bytes], rows: NDArray[np.int64]
+    dataset: ShardedDataset,
+    label_map: LabelMap,
+    path: Path,
+    file: IO[bytes],
+    rows: NDArray[np.int64],
 ) -> Iterator[str]:
     """Differences between the tar's samples and the rows of the index."""
     at_offset = {int(dataset.offset[row]): int(row) for row in rows}
@@ -118,7 +138,7 @@ def _compare(
             images = [place for place in sample.images() if place.offset in at_offset]
             if images:
                 row = at_offset.pop(images[0].offset)
-                yield from _compare_sample(dataset, sample, images[0], row, file)
+                yield from _compare_sample(dataset, label_map, sample, images[0], row, file)
             elif not dataset.manifest.foreign:  # there, unusable samples are left out of the index
                 yield f"{sample.key} is in the tar but not in the index, or not at its offset"
     except DamagedTar as error:
@@ -129,7 +149,12 @@ def _compare(
 
 
 def _compare_sample(
-    dataset: ShardedDataset, sample: TarSample, image: MemberPlace, row: int, file: IO[bytes]
+    dataset: ShardedDataset,
+    label_map: LabelMap,
+    sample: TarSample,
+    image: MemberPlace,
+    row: int,
+    file: IO[bytes],
 ) -> Iterator[str]:
     in_index = (dataset.key(row), dataset.extension(row), int(dataset.size[row]))
     in_tar = (sample.key, image.extension, image.size)
@@ -139,7 +164,8 @@ def _compare_sample(
         yield from _compare_label_set(dataset, sample, row, file)
         return
     try:
-        label = read_label(sample, file, dataset.manifest.source.get("label_field", "label"))
+        written = read_label(sample, file, dataset.manifest.source.get("label_field", "label"))
+        label = mapped_label(written, label_map)
     except Unlabelled as error:
         yield f"{sample.key}: {error}"
         return

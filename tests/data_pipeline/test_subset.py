@@ -12,13 +12,13 @@ from configs.errors import RefusedInput
 from configs.subset import SubsetConfig
 from data_pipeline.build import build_dataset
 from data_pipeline.index import open_dataset
+from data_pipeline.label_map import read_label_map
 from data_pipeline.order import SampleOrder, stable_permutation
 from data_pipeline.order import main as print_order
 from data_pipeline.show import main as show
 from data_pipeline.subset import (
     choice_told,
     class_images,
-    read_label_map,
     shortage_told,
     training_images,
 )
@@ -102,7 +102,11 @@ def test_the_same_images_under_other_classes_are_another_order(data, tmp_path):
 
 def test_names_in_a_label_map_stay_text(tmp_path):
     (tmp_path / "m.yaml").write_text("7: no\nno: 1.50\nnull: 2020-01-01\n")
-    assert read_label_map(tmp_path / "m.yaml") == {"7": "no", "no": "1.50", "null": "2020-01-01"}
+    assert read_label_map(tmp_path / "m.yaml", "data.label_map =") == {
+        "7": "no",
+        "no": "1.50",
+        "null": "2020-01-01",
+    }
 
 
 @settings(max_examples=60, deadline=None)
