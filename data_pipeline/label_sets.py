@@ -118,7 +118,9 @@ def bad_label_sets(table: pa.Table, num_classes: int) -> str | None:
 
 
 def _lists(table: pa.Table, name: str) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    column = table[name].combine_chunks()
+    column = table[name]
+    # Not combined where it is one piece: that would copy, and a memory-mapped column stays on disk.
+    column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     # pyarrow's own to_numpy would import pandas, for half a second.
     starts: NDArray[Any] = np.from_dlpack(column.offsets)
     numbers: NDArray[Any] = np.from_dlpack(column.values)

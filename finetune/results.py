@@ -138,7 +138,7 @@ def _tell(state: TransferState, result: Result) -> None:
     )
     if "real_top1" in test:
         logger.info(
-            "test: top-1 %.2f %% by the second labels of %d images",
+            "test: ReaL top-1 %.2f %% of %d images",
             100 * test["real_top1"],
             test["real_images"],
         )

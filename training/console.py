@@ -190,6 +190,8 @@ _COLUMNS: dict[str, Callable[[float], str]] = {
     "top1": lambda value: f"top-1 {value:.2%}",
     "top5": lambda value: f"top-5 {value:.2%}",
     "mean_per_class": lambda value: f"mean per class {value:.2%}",
+    "real_top1": lambda value: f"ReaL top-1 {value:.2%}",
+    "mean_average_precision": lambda value: f"mean average precision {value:.2%}",
     "lr": lambda value: f"lr {value:.2e}",
     "grad_norm": lambda value: f"grad norm {value:.3g}",
     "images_per_second": lambda value: f"{value:,.0f} images/s",

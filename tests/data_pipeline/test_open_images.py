@@ -10,6 +10,7 @@ import torch
 from configs.errors import RefusedInput
 from configs.groups import AugmentConfig
 from configs.subset import SubsetConfig
+from data_pipeline import index_cache
 from data_pipeline.augment import EvalTransform, TrainTransform
 from data_pipeline.build import build_dataset
 from data_pipeline.contact_sheet import Sheet, draw_contact_sheet
@@ -17,12 +18,14 @@ from data_pipeline.index import open_dataset
 from data_pipeline.label_sets import LabelSet
 from data_pipeline.loader import EvalLoader, TrainLoader
 from data_pipeline.order import SampleOrder
+from data_pipeline.repair import repair_dataset
 from data_pipeline.show import describe
 from data_pipeline.sources import open_source
 from data_pipeline.subset import training_images
 from data_pipeline.verify import verify_dataset
 from tests.data_pipeline.archive_layouts import image_id, open_images
 from tests.data_pipeline.official_layouts import image_bytes
+from tests.data_pipeline.sample_label_sets import label_set_dataset
 
 # By number of the image; classes are dog, cat, tree.
 HUMAN = {0: ((1,), (2,)), 1: ((0, 1), ()), 3: ((), (2,))}
@@ -115,6 +118,30 @@ def test_a_selection_keeps_the_sets_of_its_rows(dataset):
     assert part.label_sets.of_row(0) == dataset.label_sets.of_row(2)
     assert part.images_per_class().sum() == len(dataset.label_sets.of_row(2).positive)
     assert dataset.select(np.array([1, 2])).label_sets.of_row(1) == part.label_sets.of_row(0)
+
+
+def test_a_memory_mapped_index_has_the_same_sets(dataset, monkeypatch):
+    before = [dataset.label_sets.of_row(row) for row in range(3)]
+    monkeypatch.setattr(index_cache, "CACHED_FROM_IMAGES", 1)
+    for _ in range(2):  # written, then found
+        mapped = open_dataset(dataset.folder)
+        assert index_cache.was_checked(mapped._table)
+        assert [mapped.label_sets.of_row(row) for row in range(3)] == before
+    assert mapped.images_per_class().tolist() == [1, 2, 0]
+
+
+def test_a_repair_keeps_the_sets_of_the_images_that_are_left(tmp_path):
+    dataset = label_set_dataset(tmp_path / "sets")
+    before = [dataset.label_sets.of_row(row) for row in range(24)]
+    path = dataset.shard_path(dataset.shard[3])
+    data = bytearray(path.read_bytes())
+    start, size = int(dataset.offset[3]), int(dataset.size[3])
+    data[start : start + size] = bytes(size)
+    path.write_bytes(data)
+    repair_dataset(dataset.folder, max_lost_fraction=0.5, workers=1)
+    repaired = open_dataset(dataset.folder)
+    assert [repaired.label_sets.of_row(row) for row in range(23)] == before[:3] + before[4:]
+    assert verify_dataset(dataset.folder, decode=True, workers=1).problems == ()
 
 
 def test_filters_by_the_one_class_of_an_image_are_refused(dataset):

@@ -52,7 +52,7 @@ def test_a_step_takes_the_masked_loss_and_validation_gives_average_precision(
         assert batch.labels.shape == (16, 4)
         expected = masked_sigmoid_cross_entropy(model(normalise(batch.images)), batch.labels)
         train_step(training)
-        assert float(training.losses[0]) == pytest.approx(float(expected), rel=1e-4)
+        assert training.losses[0].item() == pytest.approx(expected.item(), rel=1e-4)
         validate(training)
         scores = dict(training.validation)
         training.step = plan.total_steps

@@ -69,6 +69,11 @@ def test_a_line_says_that_it_is_of_validation(capsys):
     setup_logging(None, True)
     ProgressLine(10).log(5, {"validation/top1": 0.123, "validation/loss": 2.0})
     assert "step  5/10 | validation | loss 2.0000 | top-1 12.30%" in capsys.readouterr().out
+    ProgressLine(10).log(
+        5, {"validation/real_top1": 0.25, "validation/mean_average_precision": 0.5}
+    )
+    told = "validation | ReaL top-1 25.00% | mean average precision 50.00%"
+    assert told in capsys.readouterr().out
 
 
 def test_the_run_folder_keeps_the_log_of_every_start(tmp_path, capsys):
