@@ -23,6 +23,7 @@ from configs.groups import (
     TrackingConfig,
     ZeroConfig,
 )
+from configs.health import HealthConfig
 from configs.section import CountFromZero, Fraction, PositiveFloat, PositiveInt, Section
 from configs.subset import SubsetConfig
 
@@ -71,6 +72,7 @@ class PretrainConfig(Section):
     zero: ZeroConfig = Field(default_factory=ZeroConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    health: HealthConfig = Field(default_factory=HealthConfig)
     logging: LoggingConfig = Field(default_factory=LoggingConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     deepspeed: tyro.conf.Suppress[dict[str, Any]] = Field(

@@ -15,7 +15,12 @@ import torch
 
 from data_pipeline.broken import BrokenRecord
 from pretrain.agreement import on_main, together
-from pretrain.fragments import MASTER, held_fragments, make_moments, tensors_of
+from pretrain.fragments import (
+    held_fragments,
+    make_moments,
+    publish_master_weights,
+    tensors_of,
+)
 from pretrain.plan import Plan
 from pretrain.process import seed_ranks_apart
 from pretrain.quarantine import share_broken_images
@@ -66,6 +71,7 @@ def finish_saving(training: Training) -> None:
         return
     with training.meter.pause():
         step, times = training.saver.finish()
+    training.beat()
     training.tracked.log_metrics(
         training.step, {SAVE_STALL_SECONDS: times.stall, SAVE_WRITE_SECONDS: times.write}
     )
@@ -88,56 +94,48 @@ def find_checkpoint(store: CheckpointStore, plan: Plan, precision: Precision) ->
     return found
 
 
-def saved_weights(found: Checkpoint, model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The fp32 weights of a checkpoint, in the model's shapes; every rank calls it.
-
-    Raises:
-        TrainingStopped: A rank could not read them.
-    """
-
-    def read() -> dict[str, torch.Tensor]:
-        saved = _saved_state(found)
-        return {
-            name: saved.read(f"{MASTER}/{name}", 0, p.numel()).view(p.shape)
-            for name, p in model.named_parameters()
-        }
-
-    return together(f"loading {found.folder}", read)
-
-
 def load_checkpoint(training: Training, found: Checkpoint) -> None:
-    """Go on from a checkpoint whose weights the engine was built with; a collective.
+    """Go on from a checkpoint; a collective.
 
     Raises:
         TrainingStopped: A rank could not load its part.
     """
-    together(f"loading {found.folder}", lambda: _load(training, found))
-    logger.info("going on from %s", found.folder)
-    before, now = found.metadata["world_size"], training.plan.ranks.world_size
-    if before != now:
-        logger.info("saved by %d ranks, going on with %d: the same images a step", before, now)
-
-
-def _load(training: Training, found: Checkpoint) -> None:
+    restore(training, found)
     metadata = found.metadata
-    _load_optimizer(training.engine, _saved_state(found), metadata["updates"])
-    _load_rank_state(training, found)
-    training.step = metadata["step"]
-    training.position = metadata["position"]
-    training.validation = metadata["validation"]
     training.seconds_before = metadata["seconds"]
     # status.json also knows of processes that were killed before they saved anything.
     before = training.folder.status().get("resumed_from_steps", metadata["resumed_from_steps"])
     training.resumed_from_steps = [*before, metadata["step"]]
     records = [BrokenRecord(**fields) for fields in metadata["broken"]]
     training.broken = {record.row: record for record in records}
+    logger.info("going on from %s", found.folder)
+    saved_by, ranks = metadata["world_size"], training.plan.ranks.world_size
+    if saved_by != ranks:
+        logger.info("saved by %d ranks, going on with %d: the same images a step", saved_by, ranks)
+
+
+def restore(training: Training, found: Checkpoint) -> None:
+    """Put weights, optimizer, random states, step and position back; a collective.
+
+    Raises:
+        TrainingStopped: A rank could not load its part.
+    """
+
+    def load_own_part() -> None:
+        updates = found.metadata["updates"]
+        _load_optimizer(training.engine, _saved_state(found), updates)
+        _load_rank_state(training, found)
+
+    together(f"loading {found.folder}", load_own_part)
+    publish_master_weights(training.engine)
+    training.step = found.metadata["step"]
+    training.position = found.metadata["position"]
+    training.validation = found.metadata["validation"]
+    training.health.take_over(found.metadata["health"])
 
 
 def _load_optimizer(engine: Any, saved: SavedState, updates: int) -> None:
-    """Fill in fp32 master weights and moments.
-
-    The engine's own rounded copies are right already: it was built with these weights.
-    """
+    """Fill in fp32 master weights and moments."""
     fragments = held_fragments(engine)
     make_moments(engine, fragments, updates)
     for fragment in fragments:
@@ -181,6 +179,7 @@ def _metadata(training: Training) -> dict[str, Any]:
         "seconds": training.seconds(),
         "resumed_from_steps": training.resumed_from_steps,
         "validation": training.validation,
+        "health": training.health.to_json(),
         "broken": [asdict(record) for record in training.broken.values()],
         "mlflow_run_id": training.tracked.run_id,
     }

@@ -66,6 +66,8 @@ def _write(training: Training, weights: dict[str, torch.Tensor]) -> None:
             "filter_digest": plan.train.filter_digest,
             "train_images": plan.train.num_images,
             "broken_images": len(training.broken),
+            "skipped_updates": training.health.skipped,
+            "rewinds": len(training.health.rewinds),
         }
     )
     training.tracked.log_artifact(training.folder.path / "result.json")

@@ -78,13 +78,26 @@ def updates_made(engine: Any) -> int:
 
 
 def make_moments(engine: Any, fragments: list[Fragment], updates: int) -> None:
-    """Give the optimizer zero moments for the fragments' tensors, as after `updates` steps."""
+    """Give the optimizer moments for the fragments' tensors, zero where it had none."""
     for flat in {id(f.flat): f.flat for f in fragments}.values():
-        engine.basic_optimizer.state[flat] = {
-            # A tensor of its own each: a shared one would be counted up once per tensor.
-            "step": torch.tensor(float(updates), dtype=torch.float32, device=flat.device),
-            **{key: torch.zeros_like(flat, requires_grad=False) for key in MOMENTS},
-        }
+        state = engine.basic_optimizer.state[flat]
+        # A tensor of its own each: a shared one would be counted up once per tensor.
+        state["step"] = torch.tensor(float(updates), dtype=torch.float32, device=flat.device)
+        for key in MOMENTS:
+            if key not in state:
+                state[key] = torch.zeros_like(flat, requires_grad=False)
+
+
+def publish_master_weights(engine: Any) -> None:
+    """Let the weights that the engine computes with follow the master weights; a collective."""
+    stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
+    if stage in (1, 2):
+        optimizer.update_lp_params()
+    elif stage == 3:
+        for group in range(len(optimizer.fp32_partitioned_groups_flat)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        if small := optimizer.persistent_parameters:  # kept whole on every rank
+            small[0].all_gather(small)
 
 
 def _of_stages_1_and_2(optimizer: Any, named: list[tuple[str, Any]]) -> Iterator[Fragment]:

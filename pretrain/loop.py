@@ -7,6 +7,7 @@ from pretrain.checkpoint import finish_saving, save_when_due
 from pretrain.export import export
 from pretrain.plan import Plan
 from pretrain.report import report
+from pretrain.rewind import rewind
 from pretrain.session import open_training
 from pretrain.state import Training
 from pretrain.step import train_step
@@ -29,6 +30,9 @@ def train(training: Training) -> int:
         said = training.step_vote.cast(stop_requested() is not None, training.saver.written)
         if plan.is_due(config.logging.every_steps, step):
             report(training)
+        if training.health.trouble is not None:
+            rewind(training)
+            continue
         if plan.is_due(config.evaluation.every_steps, step):
             validate(training)
         is_due = said.stop or plan.is_due(config.checkpoint.every_steps, step)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.distributed as dist
 
@@ -18,23 +20,35 @@ def report(training: Training) -> None:
         RefusedInput: More training images are broken than `data.max_broken_fraction` tolerates.
     """
     plan, step = training.plan, training.step
-    loss = torch.stack(training.losses).mean()
-    dist.all_reduce(loss)
-    training.losses.clear()
+    loss = mean_loss(training)
+    if not math.isnan(loss):
+        training.health.loss_logged(loss, training.position)
     share_broken_images(training)
     if not plan.ranks.is_main:
         training.meter.read_and_reset()
         return
     values = {
-        names.TRAIN_LOSS: loss.item() / plan.ranks.world_size,
+        **({} if math.isnan(loss) else {names.TRAIN_LOSS: loss}),
         names.TRAIN_LR: plan.learning_rate(step - 1),
         names.TRAIN_GRAD_NORM: float(training.gradient_norm),
         names.TRAIN_EPOCH: training.position / plan.train.num_images,
         names.TRAIN_IMAGES_SEEN: float(training.position),
         names.TRAIN_BROKEN_IMAGES: float(len(training.broken)),
+        names.TRAIN_SKIPPED_UPDATES: float(training.health.skipped),
+        names.TRAIN_REWINDS: float(len(training.health.rewinds)),
         **{f"throughput/{name}": v for name, v in training.meter.read_and_reset().items()},
         **system_metrics(),
     }
     training.tracked.log_metrics(step, values)
     training.progress.log(step, values)
     training.write_status("running")
+
+
+def mean_loss(training: Training) -> float:
+    """Of the updates since the last call, over all ranks; a collective. NaN if none was made."""
+    losses, training.losses = training.losses, []
+    if not losses:  # on all ranks alike: updates are left out together
+        return math.nan
+    loss = torch.stack(losses).mean()
+    dist.all_reduce(loss)
+    return loss.item() / training.plan.ranks.world_size

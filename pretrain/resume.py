@@ -39,6 +39,7 @@ MAY_CHANGE = (
     "loader.",
     "checkpoint.",
     "evaluation.",
+    "health.",
     "logging.",
     "tracking.",
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -14,12 +13,13 @@ from configs.errors import RefusedInput
 from configs.load import to_yaml
 from data_pipeline.broken import reset_quarantine
 from pretrain.agreement import on_main
-from pretrain.checkpoint import find_checkpoint, finish_saving, load_checkpoint, saved_weights
+from pretrain.checkpoint import find_checkpoint, finish_saving, load_checkpoint
 from pretrain.failures import TrainingStopped
 from pretrain.plan import Plan
 from pretrain.process import choose_precision, set_up_process
 from pretrain.quarantine import quarantine_file
 from pretrain.state import Training, build_training
+from pretrain.watchdog import Watchdog
 from tracking.provenance import command_line, environment_record
 from training.checkpoint_store import CheckpointStore
 from training.console import TOLD_AT_EXIT
@@ -81,11 +81,9 @@ def _build_or_resume(
         milestone_every_steps=options.milestone_every_steps,
     )
     found = find_checkpoint(store, plan, precision)
-    if found is None:
-        return build_training(plan, folder, store, device, precision)
-    saved = partial(saved_weights, found)
-    training = build_training(plan, folder, store, device, precision, saved)
-    load_checkpoint(training, found)
+    training = build_training(plan, folder, store, device, precision)
+    if found is not None:
+        load_checkpoint(training, found)
     return training
 
 
@@ -103,6 +101,7 @@ def _begin(training: Training) -> None:
         reset_quarantine(quarantine_file(training), training.broken.values())
         folder.write_start_files(to_yaml(plan.config), command_line(), environment_record())
     training.write_status("running")
+    _watch(training)
     training.begin()
     for dataset, context in ((plan.train, "train"), (plan.validation, "validation")):
         if dataset is not None and not training.resumed_from_steps:
@@ -120,6 +119,25 @@ def _begin(training: Training) -> None:
         training.precision,
         plan.config.zero.stage,
         f"{plan.train.num_images:,}",
+    )
+
+
+def _watch(training: Training) -> None:
+    """Let the process end when training no longer moves; one rank says why."""
+    seconds = training.plan.config.health.stall_seconds
+    if seconds is None:
+        return
+
+    def on_stall(reason: str) -> None:
+        logging.getLogger().error("stalled at step %d: %s", training.step, reason)
+        # Rank 0 may be the one that hangs: whoever reports writes.
+        folder = RunFolder(training.plan.run_dir)
+        resumed = {"resumed_from_steps": training.resumed_from_steps}
+        folder.write_status("failed", training.step, reason=f"stalled: {reason}", **resumed)
+
+    ranks = training.plan.ranks
+    training.watchdog = Watchdog(
+        training.plan.run_dir, ranks.rank, ranks.world_size, seconds, on_stall
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,9 +19,11 @@ from data_pipeline.loader import TrainLoader
 from models.flops import forward_flops_per_image
 from models.param_groups import weight_decay_groups
 from models.zoo import Architecture, build_model, choose_attention
+from pretrain.health import Health
 from pretrain.plan import Plan
 from pretrain.saver import Saver
 from pretrain.step_vote import StepVote
+from pretrain.watchdog import Watchdog
 from tracking.run import Status, TrackedRun, start_run
 from training.checkpoint_store import CheckpointStore
 from training.console import ProgressLine
@@ -30,8 +31,6 @@ from training.precision import Precision
 from training.processes import default_threads
 from training.run_folder import RunFolder, RunState
 from training.throughput import ThroughputMeter
-
-WeightsFor = Callable[[torch.nn.Module], Mapping[str, torch.Tensor]]
 
 
 @dataclass
@@ -48,8 +47,10 @@ class Training:
         engine: DeepSpeed's, around model and optimizer.
         meter: Throughput since the last log line.
         saver: Writes checkpoints.
+        watchdog: Ends the process when nothing happens any more; None waits for ever.
         step_vote: How the ranks agree to stop, and that a save is written.
-        step: Updates made.
+        health: What went wrong so far, and what is to be done about it.
+        step: Steps made; those whose update was left out count.
         position: Global position of the next batch's first image.
         losses: This rank's loss of each step since the last log line, on the device.
         gradient_norm: Of the last update, over all ranks, before clipping.
@@ -72,6 +73,8 @@ class Training:
     meter: ThroughputMeter
     saver: Saver
     step_vote: StepVote
+    health: Health
+    watchdog: Watchdog | None = None
     step: int = 0
     position: int = 0
     losses: list[torch.Tensor] = field(default_factory=list)
@@ -128,8 +131,15 @@ class Training:
             state, self.step, total_steps=self.plan.total_steps, **resumed, **details
         )
 
+    def beat(self) -> None:
+        """Tell the watchdog that something was achieved."""
+        if self.watchdog is not None:
+            self.watchdog.beat(self.step)
+
     def end(self, status: Status) -> None:
-        """End the reading threads, take the bar away, and send the rest of the journal."""
+        """End the threads, take the bar away, and send the rest of the journal."""
+        if self.watchdog is not None:
+            self.watchdog.close()
         if hasattr(self, "loader"):
             self.loader.close()
         if hasattr(self, "progress"):
@@ -144,19 +154,10 @@ def build_training(
     store: CheckpointStore,
     device: torch.device,
     precision: Precision,
-    initial_weights: WeightsFor | None = None,
 ) -> Training:
-    """Build a run at step 0, nothing read yet.
+    """Build a run at step 0: random weights, nothing read yet.
 
     A collective: DeepSpeed gives every rank the weights of rank 0, or its part of them.
-
-    Args:
-        plan: What is to be done.
-        folder: The run folder.
-        store: Its checkpoints.
-        device: Where this rank computes.
-        precision: Of forward and backward passes.
-        initial_weights: Given the model, its weights by name; None for random ones from the seed.
     """
     config = plan.config
     choose_attention(device.type)
@@ -169,7 +170,7 @@ def build_training(
         device=device,
         precision=precision,
         architecture=architecture,
-        engine=build_engine(plan, architecture, precision, initial_weights),
+        engine=build_engine(plan, architecture, precision),
         meter=ThroughputMeter(
             config.batch.global_images,
             forward_flops_per_image(architecture),
@@ -178,15 +179,11 @@ def build_training(
         ),
         saver=Saver(store, plan.ranks.rank, plan.ranks.world_size),
         step_vote=StepVote(device, plan.ranks.world_size),
+        health=Health(config.health),
     )
 
 
-def build_engine(
-    plan: Plan,
-    architecture: Architecture,
-    precision: Precision,
-    initial_weights: WeightsFor | None = None,
-) -> Any:
+def build_engine(plan: Plan, architecture: Architecture, precision: Precision) -> Any:
     """Model and AdamW inside a DeepSpeed engine; the learning rate is set by each step."""
     config = plan.config
     # deepspeed.zero.Init around timm's constructor would spoil its initialisation without a word.
@@ -197,8 +194,6 @@ def build_engine(
         head_bias=config.model.head_bias,
         seed=config.seed,
     )
-    if initial_weights is not None:
-        model.load_state_dict(initial_weights(model))
     optimizer = torch.optim.AdamW(
         weight_decay_groups(model, config.optim.weight_decay),
         lr=config.optim.lr,

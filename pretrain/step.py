@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from data_pipeline.augment import normalise
-from pretrain.failures import TrainingStopped
 from pretrain.state import Training
 from training.losses import (
     masked_sigmoid_cross_entropy,
@@ -17,17 +17,19 @@ from training.losses import (
     softmax_cross_entropy,
 )
 
+logger = logging.getLogger(__name__)
+
 _LOSSES = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}
 
 
 def train_step(training: Training) -> None:
     """Make one update of the weights from the next global batch.
 
-    Raises:
-        TrainingStopped: The loss or the gradient is not finite: on all ranks together, before the
-            weights change.
+    A loss or gradient that is not finite leaves weights and optimizer as they are, on all ranks;
+    the step counts, and `training.health` decides what it means.
     """
     plan, engine = training.plan, training.engine
+    _pass_over_trouble(training)
     for group in engine.optimizer.param_groups:
         group["lr"] = plan.learning_rate(training.step)
     losses = []
@@ -40,13 +42,28 @@ def train_step(training: Training) -> None:
         if micro_step + 1 < plan.accumulation_steps:
             engine.step()  # only counts the micro batch
     norm = _update(engine)
+    first = training.position
     if norm is None:
-        raise TrainingStopped(_what_is_not_finite(training, torch.stack(losses)))
-    training.gradient_norm = norm
-    training.losses.append(torch.stack(losses).mean())
+        reason = _what_is_not_finite(training, torch.stack(losses))
+        positions = (first, first + plan.config.batch.global_images)
+        training.health.update_skipped(training.step, positions, reason)
+    else:
+        training.gradient_norm = norm
+        training.losses.append(torch.stack(losses).mean())
+        training.health.update_made(training.step, first)
     training.step += 1
     training.position += plan.config.batch.global_images
     training.meter.step_done()
+    training.beat()
+
+
+def _pass_over_trouble(training: Training) -> None:
+    """Move on to the next position that no earlier trouble was at."""
+    position = training.health.passing_over(training.position)
+    if position != training.position:
+        logger.warning("passing over positions %d to %d", training.position, position - 1)
+        training.position = position
+        training.loader.skip_to(position)
 
 
 def _loss(training: Training, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -80,6 +97,8 @@ def _update(engine: Any) -> torch.Tensor | float | None:
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
+            engine.zero_grad()
+            engine.micro_steps += 1  # as its own step would: the next batch starts a sum of its own
             return None
         engine.step()
         return norm
@@ -105,9 +124,7 @@ def _what_is_not_finite(training: Training, losses: torch.Tensor) -> str:
         else ("the gradient's norm is not finite, though the loss is")
     )
     return (
-        f"step {training.step} (positions {first} to {first + size - 1}): {cause}. The weights "
-        "were not changed and the checkpoints are good. Lower optim.lr, set optim.clip_norm, or "
-        f"look at the images: python -m data_pipeline.order {plan.train.folder} "
-        f"--seed {plan.config.seed} --streams {plan.config.data.streams} --start {first} "
-        f"--count {size}"
+        f"step {training.step} (positions {first} to {first + size - 1}): {cause}. To see them: "
+        f"python -m data_pipeline.order {plan.train.folder} --seed {plan.config.seed} "
+        f"--streams {plan.config.data.streams} --start {first} --count {size}."
     )

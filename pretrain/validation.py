@@ -80,7 +80,12 @@ def _multi_label_scores(training: Training, loader: EvalLoader) -> dict[str, flo
 
 
 def _forward(training: Training) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda images: training.engine(normalise(images, dtype=training.dtype))
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        training.beat()
+        logits: torch.Tensor = training.engine(normalise(images, dtype=training.dtype))
+        return logits
+
+    return forward
 
 
 def _loader(training: Training, images: ShardedDataset) -> EvalLoader:

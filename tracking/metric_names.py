@@ -6,6 +6,8 @@ TRAIN_GRAD_NORM = "train/grad_norm"
 TRAIN_EPOCH = "train/epoch"
 TRAIN_IMAGES_SEEN = "train/images_seen"
 TRAIN_BROKEN_IMAGES = "train/broken_images"
+TRAIN_SKIPPED_UPDATES = "train/skipped_updates"
+TRAIN_REWINDS = "train/rewinds"
 
 IMAGES_PER_SECOND = "throughput/images_per_second"
 DATA_WAIT_FRACTION = "throughput/data_wait_fraction"

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 MARKER = "marker.json"
 LATEST = "latest"
+_ASIDE = "set-aside-"
 
 _DIGEST_THREADS = 8  # hashlib lets go of the interpreter lock while it digests
 
@@ -137,12 +138,17 @@ class CheckpointStore:
         self._drop_old(step)
         return Checkpoint(step, final, metadata)
 
-    def newest_complete(self) -> Checkpoint | None:
+    def newest_complete(self, up_to_step: int | None = None) -> Checkpoint | None:
         """The newest checkpoint whose files are all there with the right sizes and digests.
 
         Each newer one that is passed over is reported as a warning, with what is wrong with it.
+
+        Args:
+            up_to_step: Look only at checkpoints of this step and before; None looks at all.
         """
         for folder in reversed(self._folders()):
+            if up_to_step is not None and _step_of(folder) > up_to_step:
+                continue
             try:
                 marker = verify_checkpoint(folder)
             except DamagedCheckpoint as damage:
@@ -151,6 +157,17 @@ class CheckpointStore:
                 continue
             return Checkpoint(marker["step"], folder, marker["metadata"])
         return None
+
+    def set_aside_after(self, step: int) -> None:
+        """Let later checkpoints no longer count; each goes once a later one is complete."""
+        for folder in self._folders():
+            if _step_of(folder) > step:
+                aside = folder.with_name(_ASIDE + folder.name)
+                if aside.exists():
+                    shutil.rmtree(aside)
+                os.rename(folder, aside)
+                logger.warning("set %s aside as %s", folder, aside.name)
+        flush_to_disk(self.folder)
 
     def _folders(self) -> list[Path]:
         """Everything under a checkpoint's name, complete or not, oldest first."""
@@ -165,6 +182,9 @@ class CheckpointStore:
             is_milestone = folder in complete and self._is_milestone(_step_of(folder))
             if folder not in kept and not is_milestone:
                 self._remove(folder)
+        for aside in self.folder.glob(f"{_ASIDE}step-*"):
+            if _step_of(aside) <= newest_step:
+                self._remove(aside)
 
     def _is_milestone(self, step: int) -> bool:
         return bool(self.milestone_every_steps) and step % (self.milestone_every_steps or 1) == 0
@@ -266,5 +286,5 @@ def _digest(path: Path) -> str:
 
 def _step_of(folder: Path) -> int:
     """Step in a folder's name; -1 for a name that is not one of ours."""
-    number = folder.name.removeprefix("step-")
+    number = folder.name.removeprefix(_ASIDE).removeprefix("step-")
     return int(number) if number.isdigit() else -1

@@ -120,11 +120,13 @@ def run_ranks(
     script: Path = SCRIPT,
     driver: Path = DRIVER,
     variables: Mapping[str, str] | None = None,
+    first_ends_all: bool = False,
 ) -> Ended:
     """Start the ranks and wait for all of them; those that do not end in time are killed.
 
     `drive` starts `script` through `driver`, which does to the ranks what it says; `variables` are
-    added to their environment.
+    added to their environment. `first_ends_all` kills the others when rank 0 has ended, as
+    launchers do sooner or later.
     """
     port = {} if started_by == "alone" else {"MASTER_PORT": str(free_port())}
     program = [str(script)] if drive is None else [str(driver), json.dumps(drive)]
@@ -144,7 +146,11 @@ def run_ranks(
         for rank in range(world_size)
     ]
     try:
-        texts = [rank.communicate(timeout=seconds)[0] for rank in ranks]
+        texts = []
+        for number, rank in enumerate(ranks):
+            if number > 0 and first_ends_all:
+                rank.kill()
+            texts.append(rank.communicate(timeout=seconds)[0])
     finally:
         for rank in ranks:
             rank.kill()

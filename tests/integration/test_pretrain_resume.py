@@ -147,14 +147,36 @@ def test_every_global_batch_holds_the_same_images_at_one_and_two_ranks(shards, t
 
 def test_a_loss_that_is_no_number_on_one_rank_stops_both_and_changes_nothing(shards, tmp_path):
     run = tmp_path / "run"
-    arguments = options({**shards, "run-dir": run})
+    strict = {"health.max-skipped": 0, "health.max-rewinds": 0}
+    arguments = options({**shards, **strict, "run-dir": run})
     ended = run_ranks(2, arguments, drive={"nan_at_step": 6, "on_rank": 1})
     assert ended.codes == [1, 1], ended.texts
     assert "step 6 (positions 96 to 111): the loss is not finite on rank 1" in ended.texts[0]
     assert "Traceback" not in ended.texts[0]
     status = read_json(run / "status.json")
-    assert (status["state"], status["step"]) == ("failed", 6)
+    assert (status["state"], status["step"]) == ("failed", 7)
     assert checkpoint_steps(run) == [4]
+
+
+@pytest.mark.slow
+def test_a_rank_that_stands_still_ends_the_run_and_is_named(shards, tmp_path):
+    run = tmp_path / "run"
+    # Long enough for a first step on a busy machine, which must not count as a stall.
+    arguments = options({**shards, "data.val": None, "run-dir": run, "health.stall-seconds": 15})
+    drive = {"signal": "SIGSTOP", "after_step": 7, "on_rank": 1}
+    ended = run_ranks(2, arguments, drive=drive, first_ends_all=True)
+    assert ended.codes == [75, -9], ended.texts
+    assert "rank 1 said nothing: it is stopped or dead" in ended.texts[0]
+    status = read_json(run / "status.json")
+    assert status["state"] == "failed" and status["reason"].startswith("stalled: nothing happened")
+    record = read_json(run / "stalls" / "rank-00000.json")
+    assert (record["waits_for"], record["step"]) in {("collective", 7), ("collective", 8)}
+    assert "train_step" in (run / "stalls" / "rank-00000.txt").read_text()
+    # Started again, it goes on from its checkpoint and leaves no stall behind.
+    ended = run_ranks(2, arguments)
+    assert ended.codes == [0, 0], ended.texts
+    assert read_json(run / "result.json")["resumed_from_steps"] == [4]
+    assert not (run / "stalls" / "rank-00000.json").exists()
 
 
 def checkpoint_steps(run: Path) -> list[int]:
