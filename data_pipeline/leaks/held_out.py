@@ -45,7 +45,7 @@ class HeldOutImages:
         thumbnails: uint8 (images, 3, 32, 32).
         by_digest: images by the digest of their pixels.
         markers: of all images; see `Chunk`.
-        num_broken, num_plain: for each test set.
+        num_broken, num_plain, first_broken: for each test set; see `Chunk`.
     """
 
     datasets: Sequence[ShardedDataset]
@@ -56,6 +56,7 @@ class HeldOutImages:
     markers: frozenset[bytes]
     num_broken: list[int]
     num_plain: list[int]
+    first_broken: list[str | None]
     _index: HashIndex = field(repr=False)
     # An entry of the index is a view of one of these images, mirrored or not.
     _indexed: Integers = field(repr=False)
@@ -81,16 +82,13 @@ class HeldOutImages:
 def read_held_out(
     datasets: Sequence[ShardedDataset], *, threads: int, on_images: Callable[[int], object]
 ) -> HeldOutImages:
-    """Read the test sets; `on_images` is told of progress, in images.
-
-    Raises:
-        RefusedInput: a shard is missing or too short.
-    """
+    """Read the test sets; `on_images` is told of progress, in images."""
     index, indexed = HashIndex(), []
     by_digest: defaultdict[bytes, list[int]] = defaultdict(list)
     markers: set[bytes] = set()
     set_numbers, rows, thumbnails = [], [], []
     num_broken, num_plain = [0] * len(datasets), [0] * len(datasets)
+    first_broken: list[str | None] = [None] * len(datasets)
     num_images = 0
     for set_number, dataset in enumerate(datasets):
         for chunk, plain, codes in scan_dataset(
@@ -109,6 +107,7 @@ def read_held_out(
             thumbnails.append(chunk.thumbnails)
             num_broken[set_number] += chunk.num_broken
             num_plain[set_number] += int(plain.sum())
+            first_broken[set_number] = first_broken[set_number] or chunk.first_broken
             on_images(len(chunk.rows) + chunk.num_broken)
     return HeldOutImages(
         datasets=datasets,
@@ -119,6 +118,7 @@ def read_held_out(
         markers=frozenset(markers),
         num_broken=num_broken,
         num_plain=num_plain,
+        first_broken=first_broken,
         _index=index,
         _indexed=np.concatenate(indexed),
     )

@@ -30,7 +30,7 @@ Bytes = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
 
 
-def pixel_distances(train: Bytes, test: Bytes, placements: Floats) -> Floats:
+def pixel_distances(train: Bytes, test: Bytes, placements: Floats) -> tuple[Floats, Floats]:
     """1 - correlation of pairs of thumbnails, laid over each other as well as possible.
 
     Args:
@@ -39,28 +39,33 @@ def pixel_distances(train: Bytes, test: Bytes, placements: Floats) -> Floats:
         placements: where alignment starts, (pairs, 4); see `views.placements`.
 
     Returns:
-        float32 (pairs,) in [0, 2]: 0 for equal pixels, about 1 for unrelated ones.
+        Distances, float32 (pairs,) in [0, 2]: 0 for equal pixels, about 1 for unrelated ones; and
+        the placements (pairs, 4) where they were measured.
     """
-    distances = np.empty(len(train), dtype=np.float32)
+    distances, best = np.empty(len(train), dtype=np.float32), placements.copy()
     for start in range(0, len(train), _PAIRS_AT_ONCE):
         part = slice(start, start + _PAIRS_AT_ONCE)
-        distances[part] = 1 - _correlations(
+        correlations, best[part] = _best_fit(
             _smooth(train[part]), _smooth(test[part]), placements[part]
         )
-    return np.clip(distances, 0.0, 2.0)
+        distances[part] = 1 - correlations
+    return np.clip(distances, 0.0, 2.0), best
 
 
-def _correlations(train: Floats, test: Floats, placement: Floats) -> Floats:
-    """Correlation at the best placement found, (pairs,)."""
-    seen, _, inside = _lay(test, placement)
-    best = _correlation(train, seen, inside)
+def _best_fit(train: Floats, test: Floats, start: Floats) -> tuple[Floats, Floats]:
+    """Correlation at the best placement found, (pairs,), and that placement, (pairs, 4)."""
+    seen, _, inside = _lay(test, start)
+    best, best_placement = _correlation(train, seen, inside), start.copy()
     worth = np.flatnonzero(best > _WORTH_ALIGNING)
-    train, test, placement = train[worth], test[worth], placement[worth]
+    train, test, placement = train[worth], test[worth], start[worth]
     for _ in range(_STEPS if worth.size else 0):
         placement = _better_placement(train, test, placement)
         seen, _, inside = _lay(test, placement)
-        best[worth] = np.maximum(best[worth], _correlation(train, seen, inside))
-    return best
+        correlation = _correlation(train, seen, inside)
+        better = correlation > best[worth]
+        best[worth[better]] = correlation[better]
+        best_placement[worth[better]] = placement[better]
+    return best, best_placement
 
 
 def _better_placement(train: Floats, test: Floats, placement: Floats) -> Floats:
@@ -100,8 +105,8 @@ def _lay(test: Floats, placement: Floats) -> tuple[Floats, tuple[Floats, Floats]
         Pixels (pairs, 3, 32, 32), their slopes down and to the right, and 1 where the placement
         lies inside the thumbnail, else 0: (pairs, 1, 32, 32).
     """
-    rows, row_slopes, row_inside = _sampling(placement[:, 0], placement[:, 1])
-    columns, column_slopes, column_inside = _sampling(placement[:, 2], placement[:, 3])
+    rows, row_slopes, row_inside = sampling(placement[:, 0], placement[:, 1])
+    columns, column_slopes, column_inside = sampling(placement[:, 2], placement[:, 3])
     rows, row_slopes = rows[:, None], row_slopes[:, None]
     columns = columns.transpose(0, 2, 1)[:, None]
     column_slopes = column_slopes.transpose(0, 2, 1)[:, None]
@@ -111,10 +116,15 @@ def _lay(test: Floats, placement: Floats) -> tuple[Floats, tuple[Floats, Floats]
     return rows @ across, slopes, inside.astype(np.float32)
 
 
-def _sampling(scale: Floats, shift: Floats) -> tuple[Floats, Floats, Bools]:
-    """Bilinear sampling along one side as matrices, (pairs, 32, 32), the slope's, and what fits."""
-    side = THUMBNAIL_PX
-    place = scale[:, None] * _FROM_MIDDLE + shift[:, None] + (side - 1) / 2
+def sampling(
+    scale: Floats, shift: Floats, side: int = THUMBNAIL_PX
+) -> tuple[Floats, Floats, Bools]:
+    """Bilinear sampling along one side: matrices (pairs, side, side), the slope's, what fits.
+
+    Scale and shift are those of a placement, in pixels of the thumbnail.
+    """
+    from_middle = np.arange(side) - (side - 1) / 2
+    place = scale[:, None] * from_middle + shift[:, None] * (side / THUMBNAIL_PX) + (side - 1) / 2
     inside = (place >= -0.5) & (place <= side - 0.5)
     place = np.clip(place, 0, side - 1)
     left = np.minimum(place.astype(np.int64), side - 2)

@@ -32,6 +32,7 @@ class LeakSummary:
         best_kind: for each of them the place in `KINDS` of its best copy, or `len(KINDS)`.
         num_images, num_leaking, num_broken, num_plain: training images read, showing a test image,
             unreadable, and too plain for anything but an exact comparison.
+        first_broken: which training image is the first unreadable one, and why.
         num_pairs, num_unlisted: pairs in the file, and beyond `PAIRS_PER_IMAGE`.
     """
 
@@ -43,6 +44,7 @@ class LeakSummary:
     num_plain: int = 0
     num_pairs: int = 0
     num_unlisted: int = 0
+    first_broken: str | None = None
 
     def __post_init__(self) -> None:
         """Begin with no test image found."""
@@ -56,6 +58,7 @@ class LeakSummary:
         self.num_images += searched.num_images
         self.num_broken += searched.num_broken
         self.num_plain += searched.num_plain
+        self.first_broken = self.first_broken or searched.first_broken
         self.num_leaking += len({match.train_row for match in searched.matches})
 
     def lines_of_sets(self) -> list[str]:
@@ -93,8 +96,10 @@ class LeakSummary:
             num_test = sum(getattr(self.held_out, there))
             if here or num_test:
                 lines.append(f"  {what}: {here:,} training images, {num_test:,} test images")
-        if self.num_broken or sum(self.held_out.num_broken):
-            lines.append("  (`python -m data_pipeline.verify DIR --decode` lists the unreadable)")
+        broken = [text for text in (self.first_broken, *self.held_out.first_broken) if text]
+        if broken:
+            lines.append(f"  the first unreadable: {broken[0]}")
+            lines.append("  (`python -m data_pipeline.verify DIR --decode` lists them all)")
         return "\n".join(lines)
 
 
@@ -119,15 +124,16 @@ def record_leaks(
 
     Raises:
         RefusedInput: a folder is not a dataset, a test set is the training set or is named twice,
-            none of its images can be decoded, a shard cannot be read, or the file cannot be
-            written.
+            no image of a dataset can be read, or the file cannot be written.
     """
     train, tests = _opened(train_folder, test_folders)
     check_writable(output, "--output")
     num_tests = sum(dataset.num_images for dataset in tests)
     with ReadProgress("test", num_tests, shown=progress) as done:
         held_out = read_held_out(tests, threads=threads, on_images=done.add)
-    _refuse_nothing_readable(held_out)
+    for number, dataset in enumerate(tests):
+        if held_out.num_broken[number] == dataset.num_images:
+            raise _nothing_readable("--test", dataset, held_out.first_broken[number])
     summary = LeakSummary(held_out)
     with (
         LeakTable(output, train, held_out, max_distance) as table,
@@ -140,6 +146,8 @@ def record_leaks(
             summary.num_pairs += len(kept)
             summary.num_unlisted += len(searched.matches) - len(kept)
             done.add(searched.num_images, f"{summary.num_leaking:,} leaks")
+        if summary.num_broken == summary.num_images:
+            raise _nothing_readable("--train", train, summary.first_broken)
     return summary
 
 
@@ -158,14 +166,12 @@ def check_writable(path: Path, option: str) -> None:
         raise RefusedInput(f"{option} {path}: the folder {folder} cannot be written to")
 
 
-def _refuse_nothing_readable(held_out: HeldOutImages) -> None:
-    for dataset, num_broken in zip(held_out.datasets, held_out.num_broken, strict=True):
-        if num_broken == dataset.num_images:
-            raise RefusedInput(
-                f"--test {dataset.folder}: none of its {num_broken} images can be decoded, so "
-                "nothing could be found; `python -m data_pipeline.verify "
-                f"{dataset.folder} --decode` says why"
-            )
+def _nothing_readable(option: str, dataset: ShardedDataset, reason: str | None) -> RefusedInput:
+    return RefusedInput(
+        f"{option} {dataset.folder}: none of its {dataset.num_images} images can be read, so "
+        f"nothing can be found; the first: {reason}; "
+        f"`python -m data_pipeline.verify {dataset.folder} --decode` lists them all"
+    )
 
 
 def _opened(

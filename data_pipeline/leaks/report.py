@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from configs.groups import LoaderConfig
-from data_pipeline.broken import BrokenImage
+from data_pipeline.broken import BrokenImage, BrokenShard
 from data_pipeline.dataset import ShardedDataset, open_dataset
 from data_pipeline.leaks.search import KINDS
 from data_pipeline.shard_reader import ShardReader
@@ -100,7 +100,7 @@ class _Pictures:
             pixels = decode_image(
                 self._reader.read(row), max_pixels=LoaderConfig().max_image_pixels
             )
-        except BrokenImage as error:
+        except (BrokenImage, BrokenShard) as error:
             return f"<em>unreadable: {html.escape(str(error))}</em>"
         image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
         small = max(image.size) <= _TILE_PX

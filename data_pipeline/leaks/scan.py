@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from configs.groups import LoaderConfig
-from data_pipeline.broken import BrokenList
+from data_pipeline.broken import BrokenList, BrokenRecord
 from data_pipeline.dataset import ShardedDataset
 from data_pipeline.image_reader import ImageReader
 from data_pipeline.leaks.perceptual_hash import LUMA
@@ -39,7 +39,8 @@ class Chunk:
         thumbnails: uint8 (images, 3, 32, 32).
         markers: for each image a digest of its thumbnail and size; equal images have equal ones.
         digests: for each image the digest of its pixels, where it was asked for.
-        num_broken: rows that could not be decoded.
+        num_broken: rows that could not be read or decoded.
+        first_broken: which of them is the first, and why; None if there is none.
     """
 
     rows: NDArray[np.int64]
@@ -47,11 +48,23 @@ class Chunk:
     markers: tuple[bytes, ...]
     digests: tuple[bytes | None, ...]
     num_broken: int
+    first_broken: str | None = None
 
     def plain(self) -> NDArray[np.bool_]:
         """Which images show next to nothing, so that only their exact pixels tell them apart."""
         grey = np.einsum("ncyx,c->nyx", self.thumbnails.astype(np.float32), LUMA)
         return np.asarray(grey.std(axis=(1, 2)) < _PLAIN_BELOW)
+
+    def take(self, chosen: NDArray[np.bool_]) -> Chunk:
+        """Some of the readable images."""
+        places = np.flatnonzero(chosen).tolist()
+        return Chunk(
+            rows=self.rows[chosen],
+            thumbnails=self.thumbnails[chosen],
+            markers=tuple(self.markers[place] for place in places),
+            digests=tuple(self.digests[place] for place in places),
+            num_broken=0,
+        )
 
 
 def scan_dataset(
@@ -69,9 +82,6 @@ def scan_dataset(
         threads: chunks worked on at a time.
         digest_where: by an image's marker, whether its pixels are digested (which costs as much
             as decoding it does).
-
-    Raises:
-        RefusedInput: a shard is missing or too short.
     """
     reader = ImageReader(
         dataset,
@@ -103,9 +113,11 @@ def _read_chunk(reader: ImageReader, rows: range, digest_where: Callable[[bytes]
     readable: list[int] = []
     markers: list[bytes] = []
     digests: list[bytes | None] = []
+    first_broken = None
     for row in rows:
         image = reader.image(row)
         if image is None:
+            first_broken = first_broken or _described(reader.record(row))
             continue
         small = thumbnail(image)
         marker = _digest(small, image.shape)
@@ -119,12 +131,17 @@ def _read_chunk(reader: ImageReader, rows: range, digest_where: Callable[[bytes]
         markers=tuple(markers),
         digests=tuple(digests),
         num_broken=len(rows) - len(readable),
+        first_broken=first_broken,
     )
 
 
-def thumbnail(image: torch.Tensor) -> NDArray[np.uint8]:
-    """The image (3, H, W), whatever its shape, as uint8 (3, 32, 32)."""
-    size = (THUMBNAIL_PX, THUMBNAIL_PX)
+def _described(broken: BrokenRecord) -> str:
+    return f"image {broken.key} of shard {broken.shard}: {broken.reason}"
+
+
+def thumbnail(image: torch.Tensor, side_px: int = THUMBNAIL_PX) -> NDArray[np.uint8]:
+    """The image (3, H, W), whatever its shape, as uint8 (3, side, side)."""
+    size = (side_px, side_px)
     if image.shape[1:] != size:
         image = interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
     return image.contiguous().numpy()

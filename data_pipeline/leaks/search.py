@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipeline.dataset import ShardedDataset
+from data_pipeline.leaks.detail_check import DetailCheck
 from data_pipeline.leaks.held_out import HeldOutImages
 from data_pipeline.leaks.perceptual_hash import hash_codes
 from data_pipeline.leaks.pixel_check import pixel_distances
@@ -37,6 +38,7 @@ class Searched:
     num_images: int
     num_broken: int
     num_plain: int
+    first_broken: str | None
 
 
 def find_leaks(
@@ -49,23 +51,27 @@ def find_leaks(
         held_out: the test images.
         max_distance: near and mirrored copies differ by at most this; see `pixel_distances`.
         threads: chunks worked on at a time.
-
-    Raises:
-        RefusedInput: a shard is missing or too short.
     """
-    yield from scan_dataset(
-        train,
-        partial(_search, held_out, max_distance),
-        threads=threads,
-        digest_where=held_out.markers.__contains__,
-    )
+    check = DetailCheck(train, held_out)
+    try:
+        yield from scan_dataset(
+            train,
+            partial(_search, held_out, check, max_distance),
+            threads=threads,
+            digest_where=held_out.markers.__contains__,
+        )
+    finally:
+        check.close()
 
 
-def _search(held_out: HeldOutImages, max_distance: float, chunk: Chunk) -> Searched:
+def _search(
+    held_out: HeldOutImages, check: DetailCheck, max_distance: float, chunk: Chunk
+) -> Searched:
     plain = chunk.plain()
     best: dict[tuple[int, int], Match] = {}
+    near = _near(held_out, check, max_distance, chunk.take(~plain))
     # Exact copies come first and are never replaced: they are their own nearest.
-    for match in [*_exact(held_out, chunk), *_near(held_out, max_distance, chunk, ~plain)]:
+    for match in [*_exact(held_out, chunk), *near]:
         pair = (match.train_row, match.image)
         if pair not in best or match.distance < best[pair].distance:
             best[pair] = match
@@ -73,7 +79,7 @@ def _search(held_out: HeldOutImages, max_distance: float, chunk: Chunk) -> Searc
         best.values(), key=lambda match: (match.train_row, match.distance, match.image)
     )
     num_images = len(chunk.rows) + chunk.num_broken
-    return Searched(matches, num_images, chunk.num_broken, int(plain.sum()))
+    return Searched(matches, num_images, chunk.num_broken, int(plain.sum()), chunk.first_broken)
 
 
 def _exact(held_out: HeldOutImages, chunk: Chunk) -> Iterator[Match]:
@@ -84,20 +90,21 @@ def _exact(held_out: HeldOutImages, chunk: Chunk) -> Iterator[Match]:
 
 
 def _near(
-    held_out: HeldOutImages, max_distance: float, chunk: Chunk, textured: np.ndarray
+    held_out: HeldOutImages, check: DetailCheck, max_distance: float, chunk: Chunk
 ) -> Iterator[Match]:
-    rows, thumbnails = chunk.rows[textured], chunk.thumbnails[textured]
-    found = held_out.candidates(hash_codes(thumbnails, num_views=1)[:, 0])
+    found = held_out.candidates(hash_codes(chunk.thumbnails, num_views=1)[:, 0])
     for start in range(0, len(found.query), _CHECKED_AT_ONCE):
         part = slice(start, start + _CHECKED_AT_ONCE)
-        mirrored = found.mirrored[part]
-        test = held_out.thumbnails[found.image[part]]
+        query, images, mirrored = found.query[part], found.image[part], found.mirrored[part]
+        test = held_out.thumbnails[images]
         test[mirrored] = test[mirrored][..., ::-1]
-        distances = pixel_distances(thumbnails[found.query[part]], test, found.placement[part])
+        distances, placements = pixel_distances(
+            chunk.thumbnails[query], test, found.placement[part]
+        )
         for place in np.flatnonzero(distances <= max_distance).tolist():
-            yield Match(
-                train_row=int(rows[found.query[start + place]]),
-                image=int(found.image[start + place]),
-                kind=MIRRORED if mirrored[place] else NEAR,
-                distance=float(distances[place]),
-            )
+            row, image = int(chunk.rows[query[place]]), int(images[place])
+            is_mirrored, distance = bool(mirrored[place]), float(distances[place])
+            if check.passes(
+                row, image, mirrored=is_mirrored, placement=placements[place], distance=distance
+            ):
+                yield Match(row, image, MIRRORED if is_mirrored else NEAR, distance)

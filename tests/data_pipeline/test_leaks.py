@@ -14,12 +14,12 @@ from PIL import Image, ImageEnhance
 from configs.errors import RefusedInput
 from data_pipeline.dataset import open_dataset
 from data_pipeline.exclusion import excluded_rows
-from data_pipeline.leaks import LEAKS_SCHEMA, progress, record_leaks
+from data_pipeline.leaks import LEAKS_SCHEMA, detail_check, progress, record_leaks
 from data_pipeline.leaks import record as record_module
 from data_pipeline.leaks.__main__ import main
 from data_pipeline.leaks.perceptual_hash import MAX_BITS, HashIndex, hash_codes
 from data_pipeline.leaks.pixel_check import pixel_distances
-from data_pipeline.leaks.report import choose_pairs
+from data_pipeline.leaks.report import choose_pairs, write_report
 from data_pipeline.leaks.table import METADATA_FIELD
 from data_pipeline.leaks.views import placements, resampling, view_spans
 from tests.data_pipeline.sample_shards import BROKEN, encode, write_dataset
@@ -161,7 +161,9 @@ def test_broken_images_are_counted_and_passed_over(tmp_path, capsys):
 def test_a_test_set_of_which_nothing_can_be_read_is_refused(tmp_path):
     write_dataset(tmp_path / "train", [[encode(scene(1))]])
     write_dataset(tmp_path / "test", [[BROKEN, BROKEN]])
-    with pytest.raises(RefusedInput, match=r"test: none of its 2 images can be decoded.*verify"):
+    with pytest.raises(
+        RefusedInput, match=r"--test .*/test: none of its 2 images can be read.*verify"
+    ):
         main(arguments(tmp_path))
     assert not list(tmp_path.glob("leaks*"))
 
@@ -208,13 +210,36 @@ def test_a_placeholder_does_not_fill_the_file(tmp_path, monkeypatch):
     assert "9 of 10 test images have a copy (90.00 %): 9 exact" in summary.text(output)
 
 
-def test_a_failure_leaves_neither_file_nor_part_of_it(tmp_path):
+def test_a_missing_shard_is_reported_and_the_others_are_searched(tmp_path, capsys):
+    write_dataset(tmp_path / "train", [[encode(scene(1))], [encode(scene(2)), encode(scene(3))]])
+    write_dataset(tmp_path / "test", [[encode(scene(1))], [encode(scene(2))]])
+    (tmp_path / "train" / "part-000001.tar").unlink()
+    page = tmp_path / "leaks.html"
+    assert main(arguments(tmp_path, "--report", str(page))) == 0
+    text = capsys.readouterr().out
+    assert "1 of 3 training images show a test image" in text
+    assert "unreadable, so not compared: 2 training images, 0 test images" in text
+    assert "the first unreadable: image 00000001 of shard part-000001.tar: the file is" in text
+
+
+def test_a_training_set_of_which_nothing_can_be_read_leaves_no_file(tmp_path):
     write_dataset(tmp_path / "train", [[encode(scene(1))], [encode(scene(2))]])
     write_dataset(tmp_path / "test", [[encode(scene(1))]])
-    (tmp_path / "train" / "part-000001.tar").unlink()
-    with pytest.raises(RefusedInput, match=r"part-000001\.tar"):
+    for shard in (tmp_path / "train").glob("*.tar"):
+        shard.unlink()
+    with pytest.raises(RefusedInput, match=r"--train .*: none of its 2 images.*is missing"):
         main(arguments(tmp_path))
     assert not list(tmp_path.glob("leaks*"))
+
+
+def test_a_shard_lost_before_the_page_is_written_is_told_on_it(tmp_path):
+    write_dataset(tmp_path / "train", [[encode(scene(1))]])
+    write_dataset(tmp_path / "test", [[encode(jpeg(scene(1)))]])
+    assert main(arguments(tmp_path)) == 0
+    (tmp_path / "test" / "part-000000.tar").unlink()
+    page = tmp_path / "leaks.html"
+    assert write_report(page, tmp_path / "leaks.parquet", tmp_path / "train", ["summary"], 10) == 1
+    assert "<em>unreadable: " in page.read_text() and page.read_text().count("<img") == 1
 
 
 def arguments(folder: Path, *more: str) -> list[str]:
@@ -244,6 +269,41 @@ def test_the_page_shows_every_kind_from_doubtful_to_clear():
     assert (rows[2], rows[11]) == (99, 50)  # both ends
     assert sorted(choose_pairs(kinds, distances, 1000).tolist()) == list(range(102))
     assert choose_pairs([], [], 10).tolist() == []
+
+
+def photograph(shape: int, surface: int) -> Image.Image:
+    """200 px: what a thumbnail shows is set by `shape`, what only a closer look shows by both."""
+    coarse = np.asarray(scene(shape, px=200)).astype(np.float32)
+    noise = np.random.default_rng(surface).integers(0, 256, (50, 50), dtype=np.uint8)
+    grain = np.asarray(Image.fromarray(noise).resize((200, 200), Image.BICUBIC)).astype(np.float32)
+    return Image.fromarray(
+        np.clip(coarse + 0.3 * (grain[..., None] - 128), 0, 255).astype(np.uint8)
+    )
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_photographs_alike_only_from_afar_are_told_apart(tmp_path, kind):
+    tests = [encode(photograph(number, surface=number)) for number in range(4)]
+    copies = [encode(COPIES[kind](photograph(number, number))) for number in range(4)]
+    alike = [encode(jpeg(photograph(number, surface=50 + number))) for number in range(4)]
+    rows = run(tmp_path, alike + copies, [tests])
+    assert [(row["train_row"], row["test_row"]) for row in rows] == [(4 + i, i) for i in range(4)]
+
+
+def test_without_the_closer_look_they_would_be_listed(tmp_path, monkeypatch):
+    monkeypatch.setattr(detail_check, "_MAX_DISTANCE", 2.0)
+    tests = [encode(photograph(number, surface=number)) for number in range(4)]
+    alike = [encode(jpeg(photograph(number, surface=50 + number))) for number in range(4)]
+    assert len(run(tmp_path, alike, [tests])) == 4
+
+
+def test_details_too_weak_to_tell_do_not_speak_against_a_copy():
+    rng = np.random.default_rng(0)
+    whole = placements(view_spans()[:1])[0]
+    strong, other, weak = (scale * rng.standard_normal((3, 96, 96)) for scale in (60, 60, 4))
+    assert detail_check.detail_distance(strong, strong, whole) == pytest.approx(0, abs=1e-6)
+    assert detail_check.detail_distance(strong, other, whole) > 0.8
+    assert detail_check.detail_distance(strong, weak, whole) == 0
 
 
 REFUSED = {
@@ -329,6 +389,6 @@ def test_alignment_finds_the_crop_from_the_wrong_start():
     train = thumbnails(*(cropped(image, 0, 1, 3, 2) for image in images))
     test = thumbnails(*images)
     start = placements(np.repeat(view_spans()[:1], 20, axis=0))
-    assert pixel_distances(train, test, start).max() < 0.02
-    assert pixel_distances(train, np.roll(test, 1, axis=0), start).min() > 0.3
-    assert pixel_distances(train[:0], test[:0], start[:0]).shape == (0,)
+    assert pixel_distances(train, test, start)[0].max() < 0.02
+    assert pixel_distances(train, np.roll(test, 1, axis=0), start)[0].min() > 0.3
+    assert pixel_distances(train[:0], test[:0], start[:0])[0].shape == (0,)
