@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import zlib
 from collections.abc import Callable
 from typing import Literal
 
@@ -104,6 +105,8 @@ def _decode_with_pillow(data: Buffer, max_pixels: int) -> torch.Tensor:
     if is_webp(data):
         # Pillow allocates the canvas when it opens a WebP file.
         check_pixels(*webp_size(data), max_pixels)
+    if data[:8] == _PNG_SIGNATURE:
+        _check_png_checksums(data)
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         check_pixels(image.width, image.height, max_pixels)
         image.load()
@@ -174,6 +177,23 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
         raise BrokenImage(
             f"{width} x {height} pixels are more than loader.max_image_pixels = {max_pixels}"
         )
+
+
+def _check_png_checksums(data: Buffer) -> None:
+    """Refuse pixels that are not those that were written; Pillow does not look."""
+    place, view = 8, memoryview(data)
+    while place + 12 <= len(data):
+        kind, stop = (
+            view[place + 4 : place + 8],
+            place + 8 + struct.unpack_from(">I", data, place)[0],
+        )
+        # Capital: a chunk that no decoder may leave out. Pillow says what a file that ends lacks.
+        is_critical = kind[0] & 0x20 == 0
+        checksum = int.from_bytes(view[stop : stop + 4], "big")
+        is_whole = stop + 4 <= len(data)
+        if is_whole and is_critical and zlib.crc32(view[place + 4 : stop]) != checksum:
+            raise BrokenImage(f"the checksum of a PNG chunk {bytes(kind)!r} is wrong")
+        place = stop + 4
 
 
 def _has_chunk_before_pixels(data: Buffer, wanted: Literal[b"tRNS"]) -> bool:

@@ -207,3 +207,17 @@ def test_bytes_and_bytearray_are_the_same_and_left_alone() -> None:
     copy = bytearray(JPEG)
     assert np.array_equal(decode(copy), decode(JPEG))
     assert copy == JPEG
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_a_png_whose_checksum_is_wrong_is_broken(mode: str) -> None:
+    """Decoders give a picture of what is left, or Pillow does where torchvision refuses."""
+    noise = np.random.default_rng(0).integers(0, 20, (16, 16, 3), dtype=np.uint8)
+    data = bytearray(encode(Image.fromarray(noise).convert(mode)))
+    whole = decode_image(data, max_pixels=1000)
+    assert whole.shape == (3, 16, 16)
+    without_end = data[:-12]
+    assert torch.equal(decode_image(without_end, max_pixels=1000), whole)
+    data[len(data) // 2 : -20] = bytes(len(data) - 20 - len(data) // 2)
+    with pytest.raises(BrokenImage, match=r"checksum of a PNG chunk b'(IDAT|PLTE)' is wrong"):
+        decode_image(data, max_pixels=1000)
