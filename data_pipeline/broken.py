@@ -63,6 +63,12 @@ class BrokenList:
                 self._records[record.row] = record
                 self._new.append(record)
 
+    def know(self, records: Iterable[BrokenRecord]) -> None:
+        """Note images that others have listed; these are not new."""
+        with self._lock:
+            for record in records:
+                self._records.setdefault(record.row, record)
+
     def records(self) -> list[BrokenRecord]:
         """All known records, oldest first."""
         with self._lock:
@@ -81,14 +87,21 @@ def broken_budget(num_images: int, max_broken_fraction: float) -> int:
 
 
 def check_broken_budget(
-    broken: Collection[BrokenRecord], num_images: int, max_broken_fraction: float
+    broken: Collection[BrokenRecord],
+    num_images: int,
+    max_broken_fraction: float,
+    *,
+    option: str = "data.max_broken_fraction",
+    listed_in: Path | None = None,
 ) -> None:
-    """Refuse a dataset that has more broken images than `data.max_broken_fraction` allows.
+    """Refuse a dataset that has more broken images than the option allows.
 
     Args:
         broken: distinct broken images known on all ranks together.
         num_images: images of the (filtered) dataset.
         max_broken_fraction: tolerated share of them.
+        option: how that is spelled, for the message.
+        listed_in: file that lists them, for the message.
 
     Raises:
         RefusedInput: there are too many, or no other image is left; the message names the shards
@@ -97,16 +110,16 @@ def check_broken_budget(
     budget = broken_budget(num_images, max_broken_fraction)
     if len(broken) <= budget and len(broken) < num_images:
         return
+    where = "" if listed_in is None else f" They are listed in {listed_in}."
     raise RefusedInput(
         f"{len(broken)} of {num_images} images cannot be read, more than the "
-        f"{min(budget, num_images - 1)} that data.max_broken_fraction = {max_broken_fraction} "
-        f"tolerates: {_by_shard(broken)}. They are listed in quarantine.jsonl of the run folder. "
-        "Put the files back, or raise the fraction; a new run can also use what "
-        "`python -m data_pipeline.repair` leaves"
+        f"{min(budget, num_images - 1)} that {option} = {max_broken_fraction} tolerates: "
+        f"{told_by_shard(broken)}.{where} Put the files back, or raise the fraction; a new run can "
+        "also use what `python -m data_pipeline.repair` leaves"
     )
 
 
-def _by_shard(broken: Collection[BrokenRecord]) -> str:
+def told_by_shard(broken: Collection[BrokenRecord]) -> str:
     """Which shards lost most images, with the first reason of each."""
     reasons: dict[str, str] = {}
     for record in broken:

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from configs.errors import RefusedInput
 from configs.groups import LoaderConfig
 from data_pipeline.augment import TrainTransform
-from data_pipeline.broken import BrokenImage
+from data_pipeline.broken import BrokenImage, BrokenShard
 from data_pipeline.dataset import ShardedDataset
 from data_pipeline.decode import decode_image
 from data_pipeline.order import stable_permutation
@@ -44,7 +44,7 @@ def draw_contact_sheet(dataset: ShardedDataset, sheet: Sheet, path: Path) -> Non
     """Write the picture to `path`, in the format of its extension.
 
     Raises:
-        RefusedInput: It cannot be written, or a shard cannot be read.
+        RefusedInput: It cannot be written.
     """
     rows = choose_rows(dataset, sheet.num_images, sheet.seed)
     reader = ShardReader(dataset)
@@ -54,7 +54,7 @@ def draw_contact_sheet(dataset: ShardedDataset, sheet: Sheet, path: Path) -> Non
             name = dataset.class_text(row)
             try:
                 image = decode_image(reader.read(row), max_pixels=LoaderConfig().max_image_pixels)
-            except BrokenImage as error:
+            except (BrokenImage, BrokenShard) as error:
                 tiles += [(Image.new("RGB", (1, 1), "red"), f"broken: {error}")]
                 tiles += [(Image.new("RGB", (1, 1), "white"), "")] * _num_views(sheet)
                 continue

@@ -64,8 +64,15 @@ class ImageReader:
         self._broken = broken
         self._budget = broken_budget(dataset.num_images, max_broken_fraction)
         self._shards = ShardReader(dataset)
-        self._image_reasons = {record.row: record.reason for record in broken.records()}
-        self._shard_reasons = self._lost_shards()
+        self._image_reasons: dict[int, str] = {}
+        self._shard_reasons: dict[int, str] = {}
+        self.know(broken.records())
+
+    def know(self, records: Iterable[BrokenRecord]) -> None:
+        """Do not read these images any more, nor shards of which all are known to be broken."""
+        self._broken.know(records)
+        self._image_reasons |= {record.row: record.reason for record in self._broken.records()}
+        self._shard_reasons |= self._lost_shards()
 
     def image(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from types import TracebackType
@@ -115,9 +115,10 @@ class TrainLoader:
         self._read_ahead()
         return batch
 
-    def skip_to(self, position: int) -> None:
-        """Go on at another global position; what was read ahead is dropped."""
+    def skip_to(self, position: int, quarantine: Iterable[BrokenRecord] = ()) -> None:
+        """Go on elsewhere, perhaps with a checkpoint's list; what was read ahead is dropped."""
         self._threads.cancel_all()
+        self._reader.know(quarantine)
         self._met_ahead.clear()
         self.position = self._ahead = position
         self._read_ahead()

@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 def finish_candidate(state: TransferState, scores: Evaluation) -> None:
     """Record the learning rate's validation result, keep its weights if best, prepare the next."""
     progress, peak = state.progress, state.progress.peak
+    progress.validation_broken = scores.num_broken
     if progress.finish_candidate(scores.top1):
         state.chosen = copy_of_weights(state.bare_model())
     if len(progress.learning_rates) > 1:

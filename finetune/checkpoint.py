@@ -102,7 +102,8 @@ def resume(state: TransferState) -> None:
     _reset_quarantine(state)
     _read_tensors(state, checkpoint.folder)
     _restore_random_states(state, checkpoint)
-    state.loader.skip_to(state.progress.step * state.config.batch.global_images)
+    position = state.progress.step * state.config.batch.global_images
+    state.loader.skip_to(position, known_broken(state).values())
     logger.info("going on from %s", checkpoint.folder)
 
 

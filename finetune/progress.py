@@ -22,6 +22,7 @@ class Progress:
         seconds: Time spent training and validating, over all starts of the run.
         resumed_from_steps: `total_step` of every checkpoint the run went on from.
         broken: Unreadable training images, by index row.
+        validation_broken: Validation images that the last evaluation left out as unreadable.
     """
 
     learning_rates: tuple[float, ...]
@@ -33,6 +34,7 @@ class Progress:
     seconds: float = 0.0
     resumed_from_steps: list[int] = field(default_factory=list)
     broken: dict[str, dict[str, Any]] = field(default_factory=dict)
+    validation_broken: int = 0
 
     @property
     def is_done(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,10 +13,14 @@ from data_pipeline.broken import (
     add_new_records,
     append_quarantine,
     check_broken_budget,
+    reset_quarantine,
+    told_by_shard,
 )
 from data_pipeline.index import ShardedDataset
 from data_pipeline.loader import EvalLoader
 from finetune.state import TransferState
+
+logger = logging.getLogger(__name__)
 
 
 def quarantine_file(state: TransferState) -> Path:
@@ -40,22 +45,44 @@ def share_broken_images(state: TransferState) -> None:
     known = known_broken(state)
     new = add_new_records(known, gather_object(state.loader.take_new_broken()))
     state.progress.broken = {str(row): asdict(record) for row, record in known.items()}
+    file = quarantine_file(state)
     if state.accelerator.is_main_process:
-        append_quarantine(quarantine_file(state), new)
-    _check(state, known, state.loader.dataset)
+        append_quarantine(file, new)
+    _check(state, known, state.loader.dataset, file)
+    if new:
+        told = told_by_shard(new)
+        logger.warning("%d more images are broken, others stand in for them: %s", len(new), told)
 
 
-def check_evaluated(state: TransferState, images: EvalLoader) -> None:
-    """Hold the broken images of an evaluation against the budget; a collective.
+def settle_evaluation(state: TransferState, images: EvalLoader) -> int:
+    """List the images that an evaluation left out as broken, on all processes; a collective.
+
+    Returns:
+        Their number.
 
     Raises:
         RefusedInput: There are too many; on all processes.
     """
+    part = "test" if images is state.test else "validation"
     broken: dict[int, BrokenRecord] = {}
     add_new_records(broken, gather_object(images.broken))
-    _check(state, broken, images.dataset)
+    file = state.folder.path / f"quarantine-{part}.jsonl"
+    if state.accelerator.is_main_process:
+        reset_quarantine(file, broken.values())
+    _check(state, broken, images.dataset, file)
+    if broken:
+        told = told_by_shard(broken.values())
+        logger.warning("%d %s images are broken and not scored: %s", len(broken), part, told)
+    return len(broken)
 
 
-def _check(state: TransferState, broken: dict[int, BrokenRecord], dataset: ShardedDataset) -> None:
-    fraction = state.config.max_broken_fraction
-    check_broken_budget(list(broken.values()), dataset.num_images, fraction)
+def _check(
+    state: TransferState, broken: dict[int, BrokenRecord], dataset: ShardedDataset, file: Path
+) -> None:
+    check_broken_budget(
+        broken.values(),
+        dataset.num_images,
+        state.config.max_broken_fraction,
+        option="max_broken_fraction",
+        listed_in=file,
+    )

@@ -56,4 +56,5 @@ class Reporter:
 def scores_by_name(part: str, scores: Evaluation) -> dict[str, float]:
     """Metric names ("test/top1") and values of an evaluation."""
     values = {name: getattr(scores, name) for name in _SCORE_NAMES}
+    values["broken_images"] = scores.num_broken
     return {f"{part}/{name}": float(v) for name, v in values.items() if v is not None}

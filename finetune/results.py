@@ -66,6 +66,7 @@ def _result(state: TransferState, scores: Evaluation, sha256: str) -> Result:
             "loss": scores.loss,
             "images": scores.num_images,
             **_real(scores),
+            "broken_images": scores.num_broken,
         },
         # A class without test images has no accuracy.
         "per_class": {k: None if math.isnan(v) else v for k, v in per_class.items()},
@@ -80,6 +81,7 @@ def _result(state: TransferState, scores: Evaluation, sha256: str) -> Result:
         "seconds": state.seconds(),
         "train_images": state.data.train.num_images,
         "validation_images": state.data.validation.num_images,
+        "broken_images": {"train": len(progress.broken), "validation": progress.validation_broken},
         "resolution": list(state.start.architecture.image_px),
         "pretrained": {
             "reference": config.pretrained,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from data_pipeline.augment import normalise
 from data_pipeline.loader import EvalLoader
 from data_pipeline.real_labels import RealLabels, batches_with_real_labels
-from finetune.quarantine import check_evaluated
+from finetune.quarantine import settle_evaluation
 from finetune.state import TransferState
 from training.evaluate import Evaluation, evaluate
 
@@ -34,5 +36,4 @@ def score(
             device=device,
             distributed=state.accelerator.num_processes > 1,
         )
-    check_evaluated(state, images)
-    return scores
+    return replace(scores, num_broken=settle_evaluation(state, images))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch.distributed as dist
@@ -11,10 +12,14 @@ from data_pipeline.broken import (
     add_new_records,
     append_quarantine,
     check_broken_budget,
+    reset_quarantine,
+    told_by_shard,
 )
 from data_pipeline.index import ShardedDataset
 from data_pipeline.loader import EvalLoader
 from pretrain.state import Training
+
+logger = logging.getLogger(__name__)
 
 
 def quarantine_file(training: Training) -> Path:
@@ -32,20 +37,34 @@ def share_broken_images(training: Training) -> None:
         RefusedInput: There are too many; on all ranks.
     """
     new = add_new_records(training.broken, _of_all_ranks(training.loader.take_new_broken()))
+    file = quarantine_file(training)
     if training.plan.ranks.is_main:
-        append_quarantine(quarantine_file(training), new)
-    _check(training, list(training.broken.values()), training.plan.train)
+        append_quarantine(file, new)
+    _check(training, training.broken, training.plan.train, file)
+    if new:
+        told = told_by_shard(new)
+        logger.warning("%d more images are broken, others stand in for them: %s", len(new), told)
 
 
-def check_evaluated(training: Training, loader: EvalLoader) -> None:
-    """Hold the broken images of an evaluation on all ranks against the budget; a collective.
+def settle_evaluation(training: Training, loader: EvalLoader) -> int:
+    """List the images that an evaluation left out as broken, on all ranks; a collective.
+
+    Returns:
+        Their number.
 
     Raises:
         RefusedInput: There are too many; on all ranks.
     """
     broken: dict[int, BrokenRecord] = {}
     add_new_records(broken, _of_all_ranks(loader.broken))
-    _check(training, list(broken.values()), loader.dataset)
+    file = training.folder.path / "quarantine-validation.jsonl"
+    if training.plan.ranks.is_main:
+        reset_quarantine(file, broken.values())
+    _check(training, broken, loader.dataset, file)
+    if broken:
+        told = told_by_shard(broken.values())
+        logger.warning("%d validation images are broken and not scored: %s", len(broken), told)
+    return len(broken)
 
 
 def _of_all_ranks(records: list[BrokenRecord]) -> list[BrokenRecord]:
@@ -54,6 +73,8 @@ def _of_all_ranks(records: list[BrokenRecord]) -> list[BrokenRecord]:
     return [record for of_rank in found for record in of_rank]
 
 
-def _check(training: Training, broken: list[BrokenRecord], dataset: ShardedDataset) -> None:
+def _check(
+    training: Training, broken: dict[int, BrokenRecord], dataset: ShardedDataset, file: Path
+) -> None:
     fraction = training.plan.config.data.max_broken_fraction
-    check_broken_budget(broken, dataset.num_images, fraction)
+    check_broken_budget(broken.values(), dataset.num_images, fraction, listed_in=file)

@@ -11,9 +11,10 @@ from data_pipeline.index import ShardedDataset
 from data_pipeline.loader import EvalLoader
 from data_pipeline.real_labels import batches_with_real_labels
 from data_pipeline.resizing import Resizing
-from pretrain.quarantine import check_evaluated
+from pretrain.quarantine import settle_evaluation
 from pretrain.state import Training
 from tracking.metric_names import (
+    VALIDATION_BROKEN_IMAGES,
     VALIDATION_LOSS,
     VALIDATION_MEAN_AVERAGE_PRECISION,
     VALIDATION_MEAN_PER_CLASS,
@@ -40,7 +41,7 @@ def validate(training: Training) -> None:
     with training.meter.pause():
         scores = (_multi_label_scores if images.is_multi_label else _scores)(training, loader)
     training.engine.train()
-    check_evaluated(training, loader)
+    scores[VALIDATION_BROKEN_IMAGES] = float(settle_evaluation(training, loader))
     training.validation = scores
     training.tracked.log_metrics(training.step, scores)
     training.progress.log(training.step, scores)

@@ -165,7 +165,8 @@ class ProgressLine:
         width = len(str(self._total_steps))
         parts = [f"step {step:>{width}}/{self._total_steps}"]
         parts += sorted({name.split("/", 1)[0] for name in metrics} & _NAMED_GROUPS)
-        parts += [write(shown[name]) for name, write in _COLUMNS.items() if name in shown]
+        texts = [write(shown[name]) for name, write in _COLUMNS.items() if name in shown]
+        parts += [text for text in texts if text]
         left = self._seconds_left(step)
         if left is not None:
             parts.append(f"{format_duration(left)} left")
@@ -192,6 +193,7 @@ _COLUMNS: dict[str, Callable[[float], str]] = {
     "mean_per_class": lambda value: f"mean per class {value:.2%}",
     "real_top1": lambda value: f"ReaL top-1 {value:.2%}",
     "mean_average_precision": lambda value: f"mean average precision {value:.2%}",
+    "broken_images": lambda value: f"{value:.0f} broken" if value else "",
     "lr": lambda value: f"lr {value:.2e}",
     "grad_norm": lambda value: f"grad norm {value:.3g}",
     "images_per_second": lambda value: f"{value:,.0f} images/s",

@@ -24,6 +24,7 @@ class Evaluation:
         mean_per_class: Mean of `per_class` over the classes that have images.
         loss: Mean loss of an image.
         num_images: Images scored, padding left out.
+        num_broken: Images left out because they cannot be read; known to who loads them.
         confusion: Counts [true class, predicted class], int64 of shape (C, C); None where C is
             above `MAX_CONFUSION_CLASSES`.
         real_top1: Share of images whose highest logit is of any class that counts as right; None
@@ -40,6 +41,7 @@ class Evaluation:
     confusion: torch.Tensor | None
     real_top1: float | None = None
     num_real_images: int = 0
+    num_broken: int = 0
 
 
 def evaluate(

@@ -36,6 +36,14 @@ def plain_image(number: int, height: int = 6, width: int = 8) -> bytes:
     return encode(np.full((height, width, 3), number % 256, np.uint8))
 
 
+def blank_image(dataset: ShardedDataset, row: int) -> None:
+    """Overwrite the second half of an image's file with zeros, within its shard."""
+    half = int(dataset.size[row]) // 2
+    with open(dataset.shard_path(int(dataset.shard[row])), "r+b") as file:
+        file.seek(int(dataset.offset[row]) + half)
+        file.write(bytes(int(dataset.size[row]) - half))
+
+
 def write_dataset(
     folder: Path, shards: Sequence[Sequence[bytes]], num_classes: int = 10
 ) -> ShardedDataset:

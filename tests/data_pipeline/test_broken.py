@@ -200,7 +200,11 @@ def test_the_refusal_names_the_shards_that_lost_most() -> None:
     message = str(refused.value)
     assert "104 of 1000 images cannot be read, more than the 10 that" in message
     assert "tolerates: 100 of shard b.tar (the file is missing), 1 of shard c.tar (torn)" in message
-    assert "the others of 2 more shards" in message
+    assert "the others of 2 more shards" in message and "listed in" not in message
+    with pytest.raises(
+        RefusedInput, match=r"that max_broken = 0\.001 .* listed in /run/q\.jsonl\."
+    ):
+        check_broken_budget(lost, 1000, 0.001, option="max_broken", listed_in=Path("/run/q.jsonl"))
 
 
 def test_new_records_come_once_and_by_row_whoever_found_them() -> None:

@@ -362,6 +362,18 @@ def test_past_the_budget_black_images_come_until_all_ranks_stop(tmp_path: Path) 
         next(loader)
 
 
+def test_a_checkpoints_list_stays_out_though_the_shard_is_back(tmp_path: Path) -> None:
+    dataset = broken_dataset(tmp_path, set(), lengths=(5, 4, 5))
+    with train_loader(dataset, batch_images=14) as loader:
+        next(loader)
+        listed = [BrokenRecord(row, "part-000001.tar", str(row), "gone") for row in range(5, 9)]
+        loader.skip_to(0, listed)
+        batch = next(loader)
+        assert not set(batch.rows.tolist()) & set(range(5, 9))
+        assert loader.broken == listed
+        assert loader.take_new_broken() == []
+
+
 def test_a_skip_forgets_what_was_met_ahead(tmp_path: Path) -> None:
     order = SampleOrder(plain_dataset(tmp_path / "sound", [5, 5, 5]), num_streams=3, seed=5)
     row = int(order.rows_at(np.array([2]))[0])

@@ -1,13 +1,26 @@
 """Broken images and lost shards in real runs: the same on any number of ranks, and resumed."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from data_pipeline.dataset import open_dataset
-from tests.integration.pretrain_processes import options, read_json, run_ranks, tiny_shards
+from tests.data_pipeline.sample_shards import blank_image
+from tests.integration.pretrain_processes import (
+    RUN_SECONDS,
+    SCRIPT,
+    environment,
+    options,
+    read_json,
+    run_ranks,
+    tiny_shards,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -91,6 +104,58 @@ def test_a_lost_shard_past_the_budget_ends_all_ranks_with_one_message(shards, tm
     ended = run_ranks(2, options(given))
     assert ended.codes == [0, 0], ended.texts
     assert [line["row"] for line in quarantine(tmp_path / "run")] == [80]
+
+
+def deepspeed(changes: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """`deepspeed --num_gpus 2 launch/pretrain.py ...` with the tiny run's options."""
+    launcher = Path(sys.executable).with_name("deepspeed")
+    return subprocess.run(
+        [launcher, "--num_gpus", "2", SCRIPT, *options(changes)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=RUN_SECONDS,
+        check=False,
+    )
+
+
+def test_under_deepspeed_a_truncated_shard_is_borne_within_the_budget(tmp_path):
+    train = tiny_shards(tmp_path / "train", (40, 20, 40), seed=0)
+    val = tiny_shards(tmp_path / "val", (10, 11), seed=1)
+    path = open_dataset(train).shard_path(1)
+    os.truncate(path, path.stat().st_size - 4096)
+    for row in (3, 12):  # one of them is scored by each rank
+        blank_image(open_dataset(val), row)
+    run, again, refused = (tmp_path / name for name in ("run", "again", "refused"))
+    base = {"data.train": train, "data.val": val, **TOLERANT}
+    ended = deepspeed({**base, "run-dir": run})
+    assert ended.returncode == 0, ended.stdout
+    result = read_json(run / "result.json")
+    assert (result["steps"], result["broken_images"]) == (12, 20)
+    assert result["metrics"]["validation/broken_images"] == 2
+    assert {line["row"] for line in quarantine(run)} == set(range(40, 60))
+
+    # The checkpoint of step 8 is all that is left: going on from it counts the same.
+    shutil.copytree(run, again)
+    shutil.rmtree(again / "checkpoints" / "step-00000012")
+    for name in ("status.json", "result.json", "export"):
+        target = again / name
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+    ended = deepspeed({**base, "run-dir": again})
+    assert ended.returncode == 0, ended.stdout
+    resumed = read_json(again / "result.json")
+    assert resumed["resumed_from_steps"] == [8]
+    same = ("broken_images", "metrics", "weights_sha256")
+    assert [resumed[name] for name in same] == [result[name] for name in same]
+    assert quarantine(again) == quarantine(run)
+
+    ended = deepspeed({**base, "run-dir": refused, "data.max-broken-fraction": 0.15})
+    assert ended.returncode == 2, ended.stdout
+    told = [line for line in ended.stdout.splitlines() if "cannot be read" in line]
+    assert len(told) == 1 and told[0].startswith("error: 20 of 100 images cannot be read, more")
+    assert "20 of shard part-000001.tar (it has" in told[0]
+    assert read_json(refused / "status.json")["state"] == "failed"
 
 
 def test_broken_validation_images_past_the_budget_end_all_ranks(tmp_path):

@@ -56,7 +56,11 @@ def test_a_step_takes_the_masked_loss_and_validation_gives_average_precision(
         validate(training)
         scores = dict(training.validation)
         training.step = plan.total_steps
-    assert set(scores) == {"validation/mean_average_precision", "validation/loss"}
+    assert set(scores) == {
+        "validation/mean_average_precision",
+        "validation/loss",
+        "validation/broken_images",
+    }
     assert 0 < scores["validation/mean_average_precision"] < 1
     assert math.isfinite(scores["validation/loss"])
     assert torch.isfinite(torch.tensor(list(scores.values()))).all()

@@ -76,6 +76,14 @@ def test_a_line_says_that_it_is_of_validation(capsys):
     assert told in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("count", "is_shown"), [(0.0, False), (3.0, True)])
+def test_broken_images_are_shown_where_there_are_any(capsys, count, is_shown):
+    setup_logging(None, True)
+    ProgressLine(10).log(5, {"train/loss": 2.0, "train/broken_images": count})
+    out = capsys.readouterr().out
+    assert ("| 3 broken |" in out) is is_shown and ("broken" in out) is is_shown
+
+
 def test_the_run_folder_keeps_the_log_of_every_start(tmp_path, capsys):
     for word in ("first", "second"):
         setup_logging(tmp_path, True)
