@@ -31,7 +31,11 @@ ResumeChoice = Literal["auto", "never", "must"]
 
 
 class PretrainConfig(Section):
-    """Pretraining a Vision Transformer on WebDataset shards with DeepSpeed."""
+    """Pretraining a Vision Transformer on WebDataset shards with DeepSpeed.
+
+    Instead of training, `--inspect RUN` lists a run folder's status and checkpoints, and
+    `--export-only RUN` writes weights out of its newest checkpoint.
+    """
 
     stage: tyro.conf.Suppress[Literal["pretrain"]] = Field(
         "pretrain", description="Which stage a YAML file is for."

@@ -5,6 +5,9 @@
     srun python launch/pretrain.py --config ...        # inside launch/pretrain.sbatch
     python launch/pretrain.py --config ...             # one process
 
+    python launch/pretrain.py --inspect RUN        # status and checkpoints, checked
+    python launch/pretrain.py --export-only RUN    # weights out of the newest checkpoint
+
 docs/pretraining.md says how to resume, and whom to signal to stop.
 """
 
@@ -54,7 +57,12 @@ def _pretrain(argv: Sequence[str]) -> int:
     # Everything that can be wrong with the input is found before torch is imported.
     from pretrain.plan import Ranks, make_plan
     from pretrain.resume import check_start
+    from pretrain.saved_run import serve
 
+    if (answer := serve(argv)) is not None:
+        if processes.is_main():
+            sys.stdout.write(f"{answer}\n")
+        return EXIT_FINISHED
     with contextlib.redirect_stdout(sys.stdout if processes.is_main() else io.StringIO()):
         loaded = load_config(PretrainConfig, argv, "launch/pretrain.py")
     ranks = Ranks(

@@ -15,6 +15,7 @@ import torch
 
 from data_pipeline.broken import BrokenRecord
 from pretrain.agreement import on_main, together
+from pretrain.export import weights_facts
 from pretrain.fragments import (
     held_fragments,
     make_moments,
@@ -169,6 +170,7 @@ def _saved_state(found: Checkpoint) -> SavedState:
 
 def _metadata(training: Training) -> dict[str, Any]:
     """What the ranks share, as JSON."""
+    facts = weights_facts(training)  # so that weights can be exported without the data
     return {
         "identity": run_identity(training.plan, training.precision),
         "world_size": training.plan.ranks.world_size,
@@ -180,6 +182,7 @@ def _metadata(training: Training) -> dict[str, Any]:
         "resumed_from_steps": training.resumed_from_steps,
         "validation": training.validation,
         "health": training.health.to_json(),
+        "weights_card": {**facts, "architecture": asdict(facts["architecture"])},
         "broken": [asdict(record) for record in training.broken.values()],
         "mlflow_run_id": training.tracked.run_id,
     }

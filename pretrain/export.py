@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 from deepspeed.utils import safe_get_full_fp32_param
@@ -38,18 +39,23 @@ def full_weights(training: Training) -> dict[str, torch.Tensor]:
     return weights
 
 
+def weights_facts(training: Training) -> dict[str, Any]:
+    """What a weights card says of any weights of this run."""
+    return {
+        "architecture": training.architecture,
+        "mean": MEAN,
+        "std": STD,
+        "classes": training.plan.train.classes,
+        "data_digest": training.plan.train.digest,
+        "commit": git_state()[0],
+    }
+
+
 def _write(training: Training, weights: dict[str, torch.Tensor]) -> None:
     plan, config = training.plan, training.plan.config
     digest = weights_sha256(weights)
-    card = WeightsCard(
-        architecture=training.architecture,
-        mean=MEAN,
-        std=STD,
-        classes=plan.train.classes,
-        data_digest=plan.train.digest,
-        commit=git_state()[0],
-        extra={"steps": training.step, "weights_sha256": digest},
-    )
+    extra = {"steps": training.step, "weights_sha256": digest}
+    card = WeightsCard(**weights_facts(training), extra=extra)
     save_weights(training.folder.export, weights, card)
     training.folder.write_result(
         {

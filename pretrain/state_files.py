@@ -14,6 +14,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from models.zoo import Architecture, build_model
+
 _STARTS = "starts"
 
 
@@ -74,3 +76,12 @@ class SavedState:
         if at < end:
             raise RuntimeError(f"elements {at} to {end - 1} of {name} are in no file")
         return torch.cat(parts)
+
+
+def saved_weights(paths: Iterable[Path], architecture: Architecture) -> dict[str, torch.Tensor]:
+    """The fp32 master weights that the ranks' files hold together, by name, in their shapes."""
+    saved = SavedState(paths)
+    return {
+        name: saved.read(f"master/{name}", 0, parameter.numel()).view(parameter.shape)
+        for name, parameter in build_model(architecture, device="meta").named_parameters()
+    }

@@ -201,6 +201,20 @@ class DamagedCheckpoint(Exception):
     """A folder does not count as a checkpoint; the message says which file and why."""
 
 
+def look_into(store_folder: Path) -> list[tuple[Path, dict[str, Any] | DamagedCheckpoint]]:
+    """Every folder of checkpoints, oldest first, with its marker or what is wrong with it.
+
+    Reads all files to compare their digests. Saves under way or interrupted are among them.
+    """
+    found: list[tuple[Path, dict[str, Any] | DamagedCheckpoint]] = []
+    for folder in sorted(store_folder.glob("*step-*"), key=lambda path: (_step_of(path), path)):
+        try:
+            found.append((folder, verify_checkpoint(folder)))
+        except DamagedCheckpoint as damage:
+            found.append((folder, damage))
+    return found
+
+
 def verify_checkpoint(folder: Path) -> dict[str, Any]:
     """Check a checkpoint folder against its marker: names, sizes, then digests.
 
