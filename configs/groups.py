@@ -173,6 +173,13 @@ class DataConfig(SubsetConfig):
     streams: PositiveInt = Field(
         768, description="Canonical streams of the sample order; part of the order's identity."
     )
+    decode: Literal["cpu", "cuda"] = Field(
+        "cpu",
+        description=(
+            "Where JPEG files are decoded for training: cuda uses the GPU's decoder, for machines "
+            "with few cores. Pixels differ slightly between the two."
+        ),
+    )
     max_broken_fraction: Fraction = Field(
         0.001,
         description=(

@@ -11,11 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import torch
 
 from configs.groups import AugmentConfig
 from data_pipeline.decode import Buffer, check_pixels, decode_image
+from data_pipeline.gpu_decode import gpu_decoder
 from data_pipeline.jpeg_crop import Box, covering_eighths, jpeg_cropper, write_planes
 from data_pipeline.position_draws import PositionDraws, draws_key
 from data_pipeline.resizing import (
@@ -38,7 +40,7 @@ _CROP_TRIES = 10
 class Crop:
     """The part of an image that a view is made of, and the draws that are left for the view.
 
-    `pixels` is uint8 (3, H, W), possibly decoded at a smaller scale than the image.
+    `pixels` is uint8 (3, H, W), possibly decoded at a smaller scale than the image, or resized.
     """
 
     pixels: torch.Tensor
@@ -52,23 +54,32 @@ class TrainTransform:
         augment: which crop, its bounds, and whether to flip.
         image_size: (height, width) of the result, in pixels.
         seed: of the random choices.
+        decode: `data.decode`, where JPEG files are decoded.
 
     Raises:
-        RefusedInput: `augment.resize_px` is smaller than the result.
+        RefusedInput: `augment.resize_px` is smaller than the result, or there is no such decoder.
     """
 
-    def __init__(self, augment: AugmentConfig, image_size: tuple[int, int], seed: int) -> None:
+    def __init__(
+        self,
+        augment: AugmentConfig,
+        image_size: tuple[int, int],
+        seed: int,
+        *,
+        decode: Literal["cpu", "cuda"] = "cpu",
+    ) -> None:
         """Fix what does not depend on the image."""
         self.augment = augment
         self.image_size = image_size
         self._key = draws_key(seed)
-        self._resize = Resizing.of(augment)
+        self.resize = Resizing.of(augment)
         # Asked for here, in the main thread, so that its absence is said before the work begins.
         self._cropper = jpeg_cropper() if augment.crop == "area" else None
+        self._gpu = gpu_decoder(augment) if decode == "cuda" else None
         self._log_ratio_max = math.log(augment.crop_ratio_max)
         resize_px = None if augment.crop == "area" else augment.resize_px
         self._evaluation = EvalTransform(
-            image_size, resize_px, resizing=self._resize, option="augment.resize_px"
+            image_size, resize_px, resizing=self.resize, option="augment.resize_px"
         )
 
     def decode(self, data: Buffer, position: int, *, max_pixels: int) -> torch.Tensor | Crop:
@@ -83,10 +94,14 @@ class TrainTransform:
             if size is not None:
                 check_pixels(size[1], size[0], max_pixels)
                 draws = PositionDraws(self._key, position)
-                box = self._area_box(size, draws)
-                scaling = self.augment.dct_scaling
-                eighths = covering_eighths(box, self.image_size) if scaling else 8
-                pixels = cropper.crop(data, box, eighths)
+                box = self.area_box(size, draws)
+                pixels = None
+                if self._gpu is not None:
+                    pixels = self._gpu.view(data, box, self.image_size)
+                if pixels is None:
+                    scaling = self.augment.dct_scaling
+                    eighths = covering_eighths(box, self.image_size) if scaling else 8
+                    pixels = cropper.crop(data, box, eighths)
                 if pixels is not None:
                     return Crop(pixels, draws)
         return decode_image(data, max_pixels=max_pixels)
@@ -100,7 +115,7 @@ class TrainTransform:
             out: where the view goes, uint8.
         """
         if isinstance(image, Crop):
-            draws, changed = image.draws, self._resize(image.pixels, self.image_size)
+            draws, changed = image.draws, self.resize(image.pixels, self.image_size)
         else:
             draws = PositionDraws(self._key, position)
             changed = self._view(image, draws)
@@ -111,12 +126,12 @@ class TrainTransform:
     def _view(self, image: torch.Tensor, draws: PositionDraws) -> torch.Tensor:
         if self.augment.crop == "area":
             size = (image.shape[1], image.shape[2])
-            return self._resize(self._area_box(size, draws).cut(image), self.image_size)
+            return self.resize(self.area_box(size, draws).cut(image), self.image_size)
         if self.augment.crop == "resize":
             return self._crop_resized(image, draws)
         return self._evaluation.view(image)
 
-    def _area_box(self, size: tuple[int, int], draws: PositionDraws) -> Box:
+    def area_box(self, size: tuple[int, int], draws: PositionDraws) -> Box:
         """Random area and aspect ratio, as "Going deeper with convolutions" (2014), section 6."""
         height, width = size
         augment = self.augment

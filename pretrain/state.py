@@ -111,7 +111,12 @@ class Training:
         self.loader = TrainLoader(
             plan.train,
             plan.order,
-            transform=TrainTransform(config.augment, self.architecture.image_px, config.seed),
+            transform=TrainTransform(
+                config.augment,
+                self.architecture.image_px,
+                config.seed,
+                decode=config.data.decode,
+            ),
             batch_images=plan.micro_images,
             rank=plan.ranks.rank,
             world_size=plan.ranks.world_size,

@@ -3,7 +3,7 @@
  * torchvision ships libjpeg-turbo with this interface (its soname ends in .so.8) but no headers, so
  * what crosses the boundary is declared here: three structures whose layout has been fixed since
  * 2010, with names of our own. Nothing is trusted blindly. jpeg_CreateDecompress is given the version
- * and the size of our structure and refuses to go on when either is not its own, and jpeg_library.py
+ * and the size of our structure and refuses to go on when either is not its own, and jpeg_crop.py
  * compares decoded pixels with torchvision's before the decoder is used.
  */
 #ifndef VITRAIN_LIBJPEG_V8_H
@@ -90,7 +90,7 @@ struct decompressor {
   void *modules[11];
 };
 
-/* Entry points of the library, in the order of FUNCTIONS in jpeg_library.py. */
+/* Entry points of the library, in the order of FUNCTIONS in jpeg_crop.py. */
 struct library {
   struct error_handler *(*std_error)(struct error_handler *);
   void (*create)(struct decompressor *, int version, size_t size);

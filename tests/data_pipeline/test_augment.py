@@ -136,7 +136,7 @@ def boxes(height: int, width: int, count: int, **augment: object) -> np.ndarray:
     """(count, 4) top, left, height, width of area crops, without flips."""
     transform = TrainTransform(AugmentConfig(flip=False, **augment), (8, 8), seed=1)
     draws = (PositionDraws(transform._key, position) for position in range(count))
-    return np.array([transform._area_box((height, width), each) for each in draws])
+    return np.array([transform.area_box((height, width), each) for each in draws])
 
 
 def test_area_crops_have_the_stated_distribution() -> None:
