@@ -1,13 +1,25 @@
-"""Training batches per second from the same shards: our loader against what others use.
+"""Training batches per second from the same images: our loader against what others use.
 
-    python benchmarks/loader_throughput.py [--shards DIR] [--runs 5] [--json FILE]
+    python benchmarks/loader_throughput.py [--shards DIR] [--runs 5] [--json FILE] [--plot FILE]
 
 Contestants, each with as many threads or worker processes as there are cores:
-- vitrain: `TrainLoader`; bytes out, which the device normalises;
-- vitrain_normalised: the same, normalised to float32 on the CPU;
+- vitrain: `TrainLoader`, bicubic with antialiasing; bytes out, which the device normalises;
+- vitrain_bilinear: the same, bilinear without antialiasing, as the ViT authors' code;
+- vitrain_whole: as vitrain without the native decoder: whole images are decoded;
+- vitrain_normalised: as vitrain, normalised to float32 on the CPU;
+- vitrain_prepared, vitrain_prepared_bilinear: from the shards of --prepared, the same images
+  built with `--max-side 500 --quality 90`;
+- bare_loop, bare_loop_bilinear: decoding the crop and resizing it in as many threads, from files
+  in memory, and nothing else: what any loader on this decoder can reach;
 - open_clip_recipe: webdataset, Pillow, torchvision's transforms, worker processes; float32 out;
-- timm: `create_loader` with its webdataset reader and prefetcher; float32 out.
-All make the same views: area crop 8-100 % of ratio 3/4-4/3, bicubic, flip.
+- open_clip_bytes, open_clip_bytes_bilinear: the same with bytes out, bicubic and bilinear (Pillow
+  always antialiases), so that like stands against like;
+- webdataset_torchvision: webdataset with torchvision's decoder and tensors; bytes out;
+- timm: `create_loader` with its webdataset reader and prefetcher; float32 out;
+- ffcv_full, ffcv_recipe: FFCV, JPEG at full size, and its ImageNet recipe (at most 500 px, half of
+  the images raw). It needs an environment of its own, whose interpreter is --peers-python
+  (benchmarks/peers.txt says how to make it).
+All make the same views: area crop 8-100 % of ratio 3/4-4/3, flip.
 
 Without --shards, pictures that cost as much to decode as photographs are generated once into
 datasets/loader-benchmark (a minute or two).
@@ -18,7 +30,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,115 +39,51 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks import loader_ours as ours  # noqa: E402
+from benchmarks import loader_peers as peers  # noqa: E402
+from benchmarks.loader_plot import plot  # noqa: E402
 from benchmarks.side_by_side import ROOT, circumstances, compare, medians, write_json  # noqa: E402
 
-GENERATED = ROOT / "datasets" / "loader-benchmark"
-MEAN = STD = (0.5, 0.5, 0.5)
-AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+BETONS = ROOT / "datasets" / "loader-benchmark-ffcv"
 
 
-def vitrain(options: argparse.Namespace) -> Iterator[Any]:
-    """Our loader as a training run uses it, at one rank."""
-    from configs.groups import AugmentConfig, LoaderConfig
-    from data_pipeline import SampleOrder, TrainLoader, TrainTransform, open_dataset
-
-    dataset = open_dataset(options.shards)
-    augment = AugmentConfig(crop_area_min=AREA[0], crop_area_max=AREA[1], crop_ratio_max=RATIO[1])
-    loader = TrainLoader(
-        dataset,
-        SampleOrder(dataset, num_streams=768, seed=0),
-        transform=TrainTransform(augment, (options.px, options.px), seed=0),
-        batch_images=options.batch_images,
-        loader=LoaderConfig(threads=options.workers),
-    )
-    for batch in loader:
-        yield batch.images
+def ffcv_full(options: argparse.Namespace) -> Iterator[Any]:
+    """FFCV from JPEG at full size."""
+    return ffcv_batches(options, "ffcv_full")
 
 
-def vitrain_normalised(options: argparse.Namespace) -> Iterator[Any]:
-    """Our loader where there is no device to normalise on."""
-    from data_pipeline import normalise
-
-    for images in vitrain(options):
-        yield normalise(images, MEAN, STD)
+def ffcv_recipe(options: argparse.Namespace) -> Iterator[Any]:
+    """FFCV from its ImageNet recipe."""
+    return ffcv_batches(options, "ffcv_recipe")
 
 
-def open_clip_recipe(options: argparse.Namespace) -> Iterator[Any]:
-    """The pipeline of open_clip's training data: webdataset, Pillow, v1 transforms, processes.
-
-    Its shuffle buffer is smaller here (500 images), and shards repeat without end, so that neither
-    its start nor the end of an epoch is counted against it.
-    """
-    import webdataset as wds
-    from torchvision import transforms
-
-    bicubic = transforms.InterpolationMode.BICUBIC
-    view = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(options.px, AREA, RATIO, interpolation=bicubic),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
-        ]
-    )
-    samples = (
-        wds.WebDataset(
-            sorted(str(path) for path in options.shards.glob("*.tar")),
-            shardshuffle=100,
-            nodesplitter=wds.split_by_node,
-            workersplitter=wds.split_by_worker,
-        )
-        .repeat()
-        .shuffle(500, initial=100)
-        .decode("pilrgb")
-        .to_tuple("jpg;png;jpeg;webp", "cls")
-        .map_tuple(view, int)
-        .batched(options.batch_images, partial=False)
-    )
-    for images, _ in wds.WebLoader(samples, batch_size=None, num_workers=options.workers):
-        yield images
-
-
-def timm(options: argparse.Namespace) -> Iterator[Any]:
-    """The loader of timm on its webdataset reader, without its default colour jitter."""
-    import torch
-    from timm.data import create_dataset, create_loader
-
-    names = sorted(path.name for path in options.shards.glob("*.tar"))
-    numbers = [re.search(r"(\d+)\.tar$", name).group(1) for name in (names[0], names[-1])]  # type: ignore[union-attr]
-    split = names[0].replace(f"{numbers[0]}.tar", f"{{{numbers[0]}..{numbers[1]}}}.tar")
-    manifest = json.loads((options.shards / "manifest.json").read_text())
-    dataset = create_dataset(
-        "wds/benchmark",
-        root=str(options.shards),
-        split=split,
-        is_training=True,
-        batch_size=options.batch_images,
-        num_samples=manifest["num_images"],
-    )
-    loader = create_loader(
-        dataset,
-        options.px,
-        options.batch_images,
-        is_training=True,
-        scale=AREA,
-        ratio=RATIO,
-        interpolation="bicubic",
-        color_jitter=None,
-        mean=MEAN,
-        std=STD,
-        num_workers=options.workers,
-        device=torch.device("cpu"),
-    )
-    while True:
-        for images, _ in loader:
-            yield images
+def ffcv_batches(options: argparse.Namespace, field: str) -> Iterator[Any]:
+    """FFCV from one of its files."""
+    options.beton = beton_path(options.shards, field)
+    return peers.ffcv(options)
 
 
 CONTESTANTS: dict[str, Callable[[argparse.Namespace], Iterator[Any]]] = {
     function.__name__: function
-    for function in (vitrain, vitrain_normalised, open_clip_recipe, timm)
+    for function in (
+        ours.vitrain,
+        ours.vitrain_bilinear,
+        ours.vitrain_whole,
+        ours.vitrain_normalised,
+        ours.vitrain_prepared,
+        ours.vitrain_prepared_bilinear,
+        ours.bare_loop,
+        ours.bare_loop_bilinear,
+        peers.open_clip_recipe,
+        peers.open_clip_bytes,
+        peers.open_clip_bytes_bilinear,
+        peers.webdataset_torchvision,
+        peers.timm,
+        ffcv_full,
+        ffcv_recipe,
+    )
 }
+PREPARED = ("vitrain_prepared", "vitrain_prepared_bilinear")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -156,6 +104,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "images_per_second": count * options.batch_images / seconds,
         "cpu_milliseconds_per_image": 1000 * cpu / (count * options.batch_images),
         "first_batch_seconds": first_seconds,
+        "resident_megabytes": resident_megabytes(),
         "gives": str(first.dtype).removeprefix("torch."),
     }
 
@@ -169,14 +118,33 @@ def cpu_seconds() -> float:
     return sum(spent.user + spent.system for spent in times)
 
 
-def generate_shards(folder: Path) -> Path:
-    """Write photograph-sized fractals, 500 x 375 px of about 105 KB; once."""
-    from data_pipeline.build import build_dataset
-    from data_pipeline.sources import FractalOptions, FractalSource
+def resident_megabytes() -> float:
+    """Memory of this process and its workers, what they share counted once."""
+    import psutil
 
-    pictures = FractalOptions(classes=8, images_per_class=100, px=500, image_format="jpeg")
-    build_dataset(FractalSource("train", pictures), None, "train", folder, shard_images=100)
-    return folder
+    me = psutil.Process()
+    family = (me, *me.children(recursive=True))
+    return sum(process.memory_full_info().pss for process in family) / 1e6
+
+
+def beton_path(shards: Path, field: str) -> Path:
+    """Where FFCV's copy of a dataset lies."""
+    digest = json.loads((shards / "manifest.json").read_text())["digest"]
+    return BETONS / f"{field}-{digest[:12]}.beton"
+
+
+def write_betons(options: argparse.Namespace) -> None:
+    """Write FFCV's copies by its own interpreter; once."""
+    for field in peers.FFCV_FIELDS:
+        path = beton_path(options.shards, field)
+        if field not in options.contestants or path.exists():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".unfinished")
+        command = [options.peers_python, __file__, f"--shards={options.shards}"]
+        command += [f"--write-beton={unfinished}", f"--field={field}"]
+        subprocess.run([str(part) for part in command], check=True, timeout=900, cwd=ROOT)
+        unfinished.rename(path)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -184,70 +152,114 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shards", type=Path, help="folder of shards made by data_pipeline.build")
-    parser.add_argument("--json", type=Path, help="file for the whole report")
-    parser.add_argument("--runs", type=int, default=5, help="rounds (default 5)")
-    parser.add_argument("--images", type=int, default=3072, help="images timed a run")
-    parser.add_argument("--warm-images", type=int, default=768, help="images not timed before")
-    parser.add_argument("--batch-images", type=int, default=64, help="images of a batch")
-    parser.add_argument("--px", type=int, default=224, help="side of a view, in pixels")
+    add = parser.add_argument
+    add("--shards", type=Path, help="folder of shards made by data_pipeline.build")
+    add("--prepared", type=Path, help="the same images, built with --max-side 500 --quality 90")
+    add("--peers-python", type=Path, help="interpreter that has FFCV (benchmarks/peers.txt)")
+    add("--json", type=Path, help="file for the whole report")
+    add("--plot", type=Path, help="file for a picture of the table (.svg, .png)")
+    add("--runs", type=int, default=5, help="rounds (default 5)")
+    add("--images", type=int, default=3072, help="images timed a run")
+    add("--warm-images", type=int, default=768, help="images not timed before")
+    add("--batch-images", type=int, default=64, help="images of a batch")
+    add("--px", type=int, default=224, help="side of a view, in pixels")
     cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--workers", type=int, default=cores, help="threads, or processes")
-    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=[*CONTESTANTS])
-    parser.add_argument("--only", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    add("--workers", type=int, default=cores, help="threads, or processes")
+    add("--contestants", nargs="+", choices=CONTESTANTS, help="default: all that can run")
+    add("--only", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    add("--write-beton", dest="beton", type=Path, help=argparse.SUPPRESS)
+    add("--field", choices=peers.FFCV_FIELDS, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
 def report_of(options: argparse.Namespace, results: dict[str, list[dict[str, Any]]]) -> Any:
     """Medians, their ratios to the open_clip recipe, and the circumstances."""
-    manifest = json.loads((options.shards / "manifest.json").read_text())
-    num_bytes = sum(shard["num_bytes"] for shard in manifest["shards"])
     report: dict[str, Any] = medians(results)
     base = report.get("open_clip_recipe", report[options.contestants[0]])["images_per_second"]
     report["ratios"] = {
         name: report[name]["images_per_second"] / base for name in options.contestants
     }
-    report["settings"] = {
-        "runs": options.runs,
-        "images": options.images,
-        "batch_images": options.batch_images,
-        "px": options.px,
-        "workers": options.workers,
-        "dataset": f"{manifest['name']}, {manifest['num_images']} images of "
-        f"{num_bytes / manifest['num_images'] / 1000:.0f} KB",
-        "data_digest": manifest["digest"],
-    }
+    names = ("runs", "images", "batch_images", "px", "workers")
+    report["settings"] = {name: getattr(options, name) for name in names}
+    report["settings"]["dataset"] = described(options.shards)
+    if options.prepared is not None:
+        report["settings"]["prepared"] = described(options.prepared)
+    for field in peers.FFCV_FIELDS:
+        path = beton_path(options.shards, field)
+        if path.exists():
+            report["settings"][field] = f"{path.stat().st_size / 1e6:.0f} MB"
     packages = ["torch", "torchvision", "webdataset", "timm", "pillow", "numpy"]
     report["circumstances"] = circumstances(packages)
     return report
 
 
-def main() -> None:
-    """Measure all contestants in turn, or the one that `--only` names."""
-    options = parse(sys.argv[1:])
-    if options.only:
-        print(json.dumps(measure(options)), flush=True)
-        # The peers' worker processes are daemons; waiting for their queues would take seconds.
-        os._exit(0)
-    options.shards = (options.shards or generate_shards(GENERATED)).resolve()
-    arguments = [f"--shards={options.shards}"]
-    for name in ("images", "warm_images", "batch_images", "px", "workers"):
-        arguments.append(f"--{name.replace('_', '-')}={getattr(options, name)}")
-    results = compare(
-        __file__, options.contestants, arguments, runs=options.runs, timeout_seconds=900
+def described(shards: Path) -> str:
+    """Name and size of a dataset."""
+    manifest = json.loads((shards / "manifest.json").read_text())
+    num_bytes = sum(shard["num_bytes"] for shard in manifest["shards"])
+    return (
+        f"{manifest['name']}, {manifest['num_images']} images of "
+        f"{num_bytes / manifest['num_images'] / 1000:.0f} KB, {num_bytes / 1e6:.0f} MB, digest "
+        f"{manifest['digest'][:12]}"
     )
-    report = report_of(options, results)
-    print("| loader | images/s (lowest-highest) | x open_clip recipe | CPU ms an image | gives |")
-    print("|---|---|---|---|---|")
-    for name in options.contestants:
+
+
+def print_table(report: dict[str, Any], names: list[str]) -> None:
+    """What a page of docs/benchmarks shows."""
+    print("| loader | images/s | x open_clip recipe | CPU ms an image | MB | gives |")
+    print("|---|---|---|---|---|---|")
+    for name in names:
         row = report[name]
         low, high = row["images_per_second_range"]
         print(
             f"| {name} | {row['images_per_second']:.0f} ({low:.0f}-{high:.0f}) "
             f"| {report['ratios'][name]:.2f} | {row['cpu_milliseconds_per_image']:.2f} "
-            f"| {row['gives']} |"
+            f"| {row['resident_megabytes']:.0f} | {row['gives']} |"
         )
+    for loader, limit in (("vitrain", "bare_loop"), ("vitrain_bilinear", "bare_loop_bilinear")):
+        if loader in report and limit in report:
+            share = report[loader]["images_per_second"] / report[limit]["images_per_second"]
+            print(f"{loader} / {limit}: {share:.2f}")
+    for key, value in report["settings"].items():
+        print(f"{key}: {value}")
+
+
+def main() -> None:
+    """Measure all contestants in turn, or the one that `--only` names."""
+    options = parse(sys.argv[1:])
+    if options.beton:
+        options.workers = 1  # its writer's processes hang where one of them fails
+        print(json.dumps(peers.write_beton(options)), flush=True)
+        return
+    if options.only:
+        print(json.dumps(measure(options)), flush=True)
+        # The peers' worker processes are daemons; waiting for their queues would take seconds.
+        os._exit(0)
+    options.shards = (options.shards or ours.generate_shards(ours.GENERATED)).resolve()
+    if options.contestants is None:
+        missing = {*(PREPARED if options.prepared is None else ())}
+        missing |= {*(peers.FFCV_FIELDS if options.peers_python is None else ())}
+        options.contestants = [name for name in CONTESTANTS if name not in missing]
+    arguments = [f"--shards={options.shards}"]
+    if options.prepared is not None:
+        options.prepared = options.prepared.resolve()
+        arguments.append(f"--prepared={options.prepared}")
+    for name in ("images", "warm_images", "batch_images", "px", "workers"):
+        arguments.append(f"--{name.replace('_', '-')}={getattr(options, name)}")
+    write_betons(options)
+    results = compare(
+        __file__,
+        options.contestants,
+        arguments,
+        runs=options.runs,
+        timeout_seconds=900,
+        interpreters=dict.fromkeys(peers.FFCV_FIELDS, options.peers_python),
+    )
+    report = report_of(options, results)
+    print_table(report, options.contestants)
     write_json(options.json, report)
+    if options.plot is not None:
+        plot(report, options.contestants, options.plot)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,11 @@ def compare(
     *,
     runs: int,
     timeout_seconds: float,
+    interpreters: Mapping[str, Path | None] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Measure every contestant `runs` times, in turn.
+
+    `interpreters` are of contestants that need an environment of their own.
 
     Returns:
         For each name, the JSON objects its runs printed.
@@ -41,7 +44,8 @@ def compare(
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for number in range(runs):
         for name in names:
-            command = [sys.executable, script, "--only", name, *arguments]
+            interpreter = (interpreters or {}).get(name) or sys.executable
+            command = [str(interpreter), script, "--only", name, *arguments]
             done = subprocess.run(
                 command,
                 cwd=ROOT,
