@@ -24,7 +24,7 @@ from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
 logger = logging.getLogger(__name__)
 
-_NATIVE_INTERFACE = 1  # that of native/jpeg_crop.c
+_NATIVE_INTERFACE = 2  # that of native/jpeg_crop.c
 # libjpeg-turbo has vector instructions for these inverse DCTs; those between are slower than 8/8.
 _FAST_EIGHTHS = (1, 2, 4)
 _WHOLE = 8

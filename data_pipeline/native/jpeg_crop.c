@@ -11,7 +11,7 @@
 
 #include "libjpeg_v8.h"
 
-#define NATIVE_INTERFACE 1 /* raised with every change of a function that Python calls */
+#define NATIVE_INTERFACE 2 /* raised with every change of what Python gets from here: old builds are refused */
 
 enum {
   SOF0 = 0xC0, SOF1 = 0xC1, SOF2 = 0xC2, DHT = 0xC4, RST0 = 0xD0, RST7 = 0xD7, SOI = 0xD8, EOI = 0xD9,
