@@ -32,6 +32,8 @@ from configs.errors import RefusedInput
 
 IntArray = NDArray[np.int64]
 
+_MOST = 2**40  # positions made of such numbers fit into int64
+
 
 class ImagesInShards(Protocol):
     """What an order needs to know of a dataset: `shard` of each image, ascending, and names."""
@@ -84,13 +86,15 @@ class SampleOrder:
         seed: of the shuffles.
 
     Raises:
-        RefusedInput: no images, or fewer than one stream.
+        RefusedInput: no images, or a number of streams that makes no sense.
     """
 
     def __init__(self, dataset: ImagesInShards, *, num_streams: int, seed: int) -> None:
         """Count the images of each shard."""
         if num_streams < 1:
             raise RefusedInput(f"streams = {num_streams}: the order needs at least one stream")
+        if num_streams > _MOST:
+            raise RefusedInput(f"streams = {num_streams}: give at most {_MOST}")
         self.num_images = len(dataset.shard)
         if self.num_images == 0:
             raise RefusedInput("the dataset holds no image after filtering: nothing to order")
@@ -242,6 +246,10 @@ def _check(options: argparse.Namespace) -> None:
             f"--rank {options.rank}: ranks of --world-size {options.world_size} are "
             f"0 to {options.world_size - 1}"
         )
+    for name in ("start", "count", "world_size"):
+        if getattr(options, name) > _MOST:
+            given = f"--{name.replace('_', '-')} {getattr(options, name)}"
+            raise RefusedInput(f"{given}: give at most {_MOST}")
     for name in ("start", "count"):
         if getattr(options, name) < 0:
             raise RefusedInput(f"--{name} {getattr(options, name)}: give 0 or more")

@@ -20,6 +20,7 @@ from data_pipeline.simulation_report import describe, describe_change
 
 # Bound memory; 14 million images take 0.3 GB.
 _MAX_IMAGES, _MAX_STREAMS = 100_000_000, 1_000_000
+_MOST = 10**12
 
 
 def main(argv: Sequence[str]) -> int:
@@ -107,12 +108,14 @@ def _amount(text: str) -> float:
 
 def _count(text: str) -> int:
     value = _amount(text)
-    if value != int(value):
-        raise argparse.ArgumentTypeError(f"{text}: give a whole number")
+    if value != int(value) or value > _MOST:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number up to {_MOST:.0e}")
     return int(value)
 
 
 def _check(fleet: Fleet, new_world_size: int) -> None:
+    if fleet.seed < 0:
+        raise RefusedInput(f"--seed {fleet.seed}: give 0 or more")
     for name, value, bound in (
         ("--images", fleet.images, _MAX_IMAGES),
         ("--streams", fleet.streams, _MAX_STREAMS),

@@ -241,6 +241,8 @@ def test_shape_is_kept_and_negative_positions_are_refused() -> None:
 def test_impossible_orders_are_refused() -> None:
     with pytest.raises(RefusedInput, match="at least one stream"):
         SampleOrder(images([5]), num_streams=0, seed=0)
+    with pytest.raises(RefusedInput, match="streams = 18446744073709551616: give at most"):
+        SampleOrder(images([5]), num_streams=2**64, seed=0)
     with pytest.raises(RefusedInput, match="no image"):
         SampleOrder(images([0, 0]), num_streams=1, seed=0)
 
@@ -280,6 +282,13 @@ def test_command_prints_the_order(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_command_refuses_impossible_options(tmp_path: Path, options: list[str]) -> None:
     with pytest.raises(RefusedInput, match=options[0]):
         main([str(tmp_path), *options])
+
+
+@pytest.mark.parametrize("option", ["--start", "--count", "--world-size", "--streams"])
+def test_numbers_that_no_run_has_are_refused(tmp_path: Path, option: str) -> None:
+    plain_dataset(tmp_path, [3])
+    with pytest.raises(RefusedInput, match=f"{option.lstrip('-')} .*{2**64}: give at most"):
+        main([str(tmp_path), option, str(2**64)])
 
 
 def test_command_does_not_import_torch_and_refuses_with_exit_code_2(tmp_path: Path) -> None:

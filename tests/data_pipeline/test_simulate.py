@@ -67,6 +67,7 @@ def test_nothing_to_advise_is_said(capsys):
         ("--images 10 --shards 11", "--shards 11: more than --images 10"),
         ("--images 10 --shards 5 --classes 20", "--classes 20: more than --images 10"),
         ("--images 10 --shards 5 --classes 2", "--batch-images 4,096: more than --images 10"),
+        ("--images 1e4 --shards 5 --seed -1", "--seed -1: give 0 or more"),
         ("--images 2e8 --shards 5", "--images 200,000,000: at most 100,000,000"),
         ("--images 1e4 --shards 5 --streams 2e6", "--streams 2,000,000: at most 1,000,000"),
         ("--images 1e4 --shards 5 --batch-images 1", "--world-size 2: .* --batch-images 2"),
@@ -92,7 +93,7 @@ def test_memory_is_bounded_at_14_million_images(streams):
     assert cpu_seconds < 60  # of processor time, which other work on the machine does not change
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "1.5", "nan", "inf", "many"])
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "nan", "inf", "1e30", "many"])
 def test_what_is_no_count_is_refused_with_exit_code_2(value, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["--images", value, "--shards", "1", "--world-size", "1"])
