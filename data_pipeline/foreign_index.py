@@ -16,12 +16,8 @@ from numpy.typing import NDArray
 
 from configs.errors import RefusedInput
 from data_pipeline.foreign_labels import KEY_FIELD, RawLabel, label_map_digest, save_label_map
-from data_pipeline.foreign_shards import (
-    ForeignShard,
-    find_shards,
-    read_shard,
-    with_mapped_labels,
-)
+from data_pipeline.foreign_places import ShardPlace, find_shards, shard_sizes
+from data_pipeline.foreign_shards import ForeignShard, read_shard, with_mapped_labels
 from data_pipeline.index_table import INDEX_SCHEMA, write_index
 from data_pipeline.label_map import read_label_map
 from data_pipeline.manifest import MANIFEST_FILE, Manifest, ShardEntry
@@ -75,7 +71,7 @@ def index_shards(pattern: str, output: Path, options: IndexOptions) -> IndexSumm
     """Write manifest and index for the shards that `pattern` names into `output`.
 
     Shards below `output` are named relative to it, so that the folder can be moved; others by their
-    absolute path.
+    absolute path or URL.
 
     Raises:
         RefusedInput: Anything that a user can correct.
@@ -84,14 +80,14 @@ def index_shards(pattern: str, output: Path, options: IndexOptions) -> IndexSumm
         raise RefusedInput(f"--workers {options.workers}: give at least 1")
     given = None if options.classes is None else read_class_names(options.classes)
     label_map = _label_map(options)
-    paths = find_shards(pattern)
-    facts = _describe(paths, output, options, given)
+    places = find_shards(pattern)
+    facts = _describe(places, output, options, given)
     if label_map is not None:
         facts["label_map"] = label_map_digest(label_map)  # not null: older manifests lack the key
     manifest = finished_build(output, facts, in_place=True)
     if manifest is not None:
         return IndexSummary(output, manifest, (), already_built=True)
-    shards = _read_shards(paths, options)
+    shards = _read_shards(places, options)
     if label_map is not None:
         shards = [with_mapped_labels(shard, label_map) for shard in shards]
     skipped = tuple(file for shard in shards for file in shard.skipped)
@@ -197,9 +193,10 @@ def _label_map(options: IndexOptions) -> dict[str, str] | None:
 
 
 def _describe(
-    paths: list[Path], output: Path, options: IndexOptions, given: Sequence[str] | None
+    places: list[ShardPlace], output: Path, options: IndexOptions, given: Sequence[str] | None
 ) -> dict[str, Any]:
-    listing = "\n".join(f"{_named(path, output)} {path.stat().st_size}" for path in paths)
+    sizes = zip(places, shard_sizes(places), strict=True)
+    listing = "\n".join(f"{_named(place, output)} {size}" for place, size in sizes)
     return {
         "kind": "foreign",
         "name": options.name,
@@ -210,17 +207,17 @@ def _describe(
     }
 
 
-def _read_shards(paths: list[Path], options: IndexOptions) -> list[ForeignShard]:
+def _read_shards(places: list[ShardPlace], options: IndexOptions) -> list[ForeignShard]:
     from tqdm import tqdm
 
-    num_workers = min(options.workers or num_usable_cores(), len(paths))
+    num_workers = min(options.workers or num_usable_cores(), len(places))
     read = partial(read_shard, label_field=options.label_field)
     found = {}
-    with tqdm(total=len(paths), unit=" shards", disable=None) as bar:
-        for shard in run_jobs(read, paths, num_workers, preload=("webdataset", "PIL.Image")):
-            found[shard.path] = shard
+    with tqdm(total=len(places), unit=" shards", disable=None) as bar:
+        for shard in run_jobs(read, places, num_workers, preload=("webdataset", "PIL.Image")):
+            found[shard.place] = shard
             bar.update()
-    return [found[path] for path in paths]
+    return [found[place] for place in places]
 
 
 def _joined_table(shards: list[ForeignShard], numbers: dict[RawLabel, int]) -> pa.Table:
@@ -240,11 +237,13 @@ def _joined_table(shards: list[ForeignShard], numbers: dict[RawLabel, int]) -> p
 
 
 def _entry(shard: ForeignShard, output: Path) -> ShardEntry:
-    name = _named(shard.path, output)
+    name = _named(shard.place, output)
     return ShardEntry(name, len(shard.labels), shard.num_bytes, shard.sha256)
 
 
-def _named(path: Path, output: Path) -> str:
+def _named(place: ShardPlace, output: Path) -> str:
     """How the manifest in `output` names a shard."""
+    if isinstance(place, str):
+        return place
     folder = Path(os.path.abspath(output))
-    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+    return str(place.relative_to(folder) if place.is_relative_to(folder) else place)

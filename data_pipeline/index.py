@@ -34,7 +34,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--shards", required=True, metavar="PATTERN", help="e.g. '/data/train-{000..099}.tar'")
+    add(
+        "--shards",
+        required=True,
+        metavar="PATTERN",
+        help="e.g. '/data/train-{000..099}.tar', or a URL",
+    )
     add("--output", type=Path, required=True, metavar="DIR", help="folder of manifest and index")
     add("--name", help="name of the dataset (default: name of --output)")
     add("--split", default="train", help="which part of it the shards are (default train)")

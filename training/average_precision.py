@@ -52,26 +52,12 @@ def evaluate_multi_label(
         device: Where to compute, and where the process group can gather.
         distributed: Put the ranks of torch.distributed together; a collective.
     """
-    scores, classes, positives = [], [], []
-    sums = torch.zeros(2, dtype=torch.float64, device=device)  # images, loss
+    known = _Known(device)
     with torch.no_grad():  # not inference_mode: see training.evaluate
         for images, labels in batches:
             logits = forward(images.to(device, non_blocking=True)).float()
-            labels = labels.to(device)
-            is_known = labels >= 0
-            scores.append(logits[is_known])
-            classes.append(is_known.nonzero()[:, 1].to(torch.int32))
-            positives.append(labels[is_known] > 0)
-            is_image = is_known.any(dim=1)
-            count = is_image.sum()
-            if count > 0:
-                loss = masked_sigmoid_cross_entropy(logits[is_image], labels[is_image])
-                sums += torch.stack([count.double(), loss.double() * count])
-    kinds = (torch.float32, torch.int32, torch.bool)
-    gathered = [
-        torch.cat([torch.empty(0, dtype=kind, device=device), *parts])
-        for parts, kind in zip((scores, classes, positives), kinds, strict=True)
-    ]
+            known.add(logits, labels.to(device))
+    sums, gathered = known.sums, known.pairs()
     if distributed:
         dist.all_reduce(sums)
         gathered = [_of_all_ranks(values) for values in gathered]
@@ -84,6 +70,29 @@ def evaluate_multi_label(
         num_images=num_images,
         num_known=len(gathered[0]),
     )
+
+
+class _Known:
+    """Scores, class numbers and truth of the known pairs of image and class of one rank."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # images, loss
+        kinds = (torch.float32, torch.int32, torch.bool)
+        self._parts = [[torch.empty(0, dtype=kind, device=device)] for kind in kinds]
+
+    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        is_known = labels >= 0
+        values = (logits[is_known], is_known.nonzero()[:, 1].to(torch.int32), labels[is_known] > 0)
+        for parts, value in zip(self._parts, values, strict=True):
+            parts.append(value)
+        is_image = is_known.any(dim=1)
+        count = is_image.sum()
+        if count > 0:
+            loss = masked_sigmoid_cross_entropy(logits[is_image], labels[is_image])
+            self.sums += torch.stack([count.double(), loss.double() * count])
+
+    def pairs(self) -> list[torch.Tensor]:
+        return [torch.cat(parts) for parts in self._parts]
 
 
 def average_precision(

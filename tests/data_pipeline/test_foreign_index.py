@@ -1,18 +1,26 @@
 """Shards written by webdataset itself are indexed where they lie, and read back."""
 
+import functools
+import http.server
 import json
 import os
 import tarfile
+import tempfile
+import threading
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import webdataset
+from fsspec.implementations.memory import MemoryFileSystem
 
 from configs.errors import RefusedInput
+from data_pipeline import foreign_places
 from data_pipeline.foreign_index import IndexOptions, index_shards
-from data_pipeline.foreign_shards import find_shards
-from data_pipeline.index import main, open_dataset
+from data_pipeline.foreign_places import find_shards
+from data_pipeline.index import main, open_dataset, read_index
+from data_pipeline.manifest import Manifest
 from data_pipeline.verify import verify_dataset
 from tests.data_pipeline.official_layouts import image_bytes
 
@@ -270,8 +278,16 @@ def test_damaged_tars_are_refused(tmp_path, damage, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--shards", "pipe:cat a.tar"], "only local files can be indexed"),
-        (["--shards", "https://example.org/{00..10}.tar"], "only local files can be indexed"),
+        (["--shards", "pipe:cat a.tar"], "commands and chained URLs are never followed"),
+        (["--shards", "filecache::s3://b/a.tar"], "commands and chained URLs are never"),
+        (["--shards", "https://me:secret@example.org/a.tar"], r"^--shards \.\.\.example\.org/a"),
+        (
+            ["--shards", "https://example.org/a.tar?sig=secret"],
+            "org/a.tar: the manifest would hold",
+        ),
+        (["--shards", "nosuch://b/a.tar"], "nosuch://b/a.tar cannot be opened"),
+        (["--shards", "memory://nowhere/{0..1}.tar"], "there is no file memory://nowhere/0.tar"),
+        (["--shards", "memory://nowhere/*.tar"], r"there is no file memory://nowhere/\*.tar"),
         (["--shards", "/nowhere/{00..10}.tar"], "there is no file /nowhere/00.tar"),
         (["--shards", "/"], "/ is not a file"),
         (["--shards", "/nowhere/{00..10"], r"--shards /nowhere/\{00..10: Unbalanced braces"),
@@ -419,3 +435,86 @@ def test_labels_that_cannot_be_had_are_refused(tmp_path, options, message):
     with pytest.raises(RefusedInput, match=message):
         main(["--shards", pattern, "--output", str(tmp_path / "i"), "--workers", "1", *given])
     assert not (tmp_path / "i").exists()
+
+
+def on_a_server(folder: Path) -> str:
+    """Put the shards of a folder behind URLs of fsspec's memory; gives a pattern for them."""
+    files = fsspec.filesystem("memory")
+    for path in folder.glob("*.tar"):
+        files.pipe_file(f"/{folder.name}/{path.name}", path.read_bytes())
+    return f"memory://{folder.name}/theirs-*.tar"
+
+
+@pytest.fixture
+def samples():
+    return [labelled(number, cls=number % 2) for number in range(5)]
+
+
+def test_remote_shards_are_indexed_where_they_lie(tmp_path, samples, monkeypatch):
+    write_shards(tmp_path / "bucket-a", samples)
+    pattern = on_a_server(tmp_path / "bucket-a")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    index_shards(pattern, tmp_path / "remote", OPTIONS)
+    index_shards(str(tmp_path / "bucket-a/*.tar"), tmp_path / "local", OPTIONS)
+    assert not any((tmp_path / "temporary").iterdir())
+    remote, local = Manifest.load(tmp_path / "remote"), Manifest.load(tmp_path / "local")
+    assert [shard.path for shard in remote.shards] == [
+        "memory://bucket-a/theirs-000.tar",
+        "memory://bucket-a/theirs-001.tar",
+    ]
+    assert remote.digest == local.digest  # the same data wherever it lies
+    assert read_index(tmp_path / "remote").equals(read_index(tmp_path / "local"))
+    braces = pattern.replace("*", "{000..001}")
+    assert index_shards(braces, tmp_path / "remote", OPTIONS).already_built
+    fsspec.filesystem("memory").pipe_file("/bucket-a/theirs-001.tar", b"another")
+    with pytest.raises(RefusedInput, match=r"already holds another dataset .*fingerprint"):
+        index_shards(pattern, tmp_path / "remote", OPTIONS)
+
+
+def test_a_shard_that_arrives_in_part_is_asked_for_again(tmp_path, samples, monkeypatch):
+    write_shards(tmp_path / "bucket-b", samples)
+    pattern = on_a_server(tmp_path / "bucket-b")
+    monkeypatch.setattr(foreign_places, "_FIRST_PAUSE_SECONDS", 0.0)
+    plain, calls = MemoryFileSystem.get_file, []
+
+    def cut(self, remote, local, **options):
+        calls.append(remote)
+        if len(calls) == 1:
+            raise ConnectionResetError("reset by peer")
+        plain(self, remote, local, **options)
+        if len(calls) < always_until:
+            Path(local).write_bytes(Path(local).read_bytes()[:700])
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", cut)
+    always_until = 3
+    index_shards(pattern, tmp_path / "i", OPTIONS)
+    assert len(calls) == 4  # the first shard three times
+    assert open_dataset(tmp_path / "i").label.tolist() == [0, 1, 0, 1, 0]
+    calls.clear()
+    always_until = 99
+    with pytest.raises(RefusedInput, match=r"000.tar could not be read in 4 attempts .* 700 of"):
+        index_shards(pattern, tmp_path / "j", OPTIONS)
+    assert not (tmp_path / "j").exists()
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(120)
+def test_shards_of_a_web_server(tmp_path, samples):
+    write_shards(tmp_path / "tars", samples)
+    handler = functools.partial(
+        http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "tars")
+    )
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        index_shards(url + "/theirs-{000..001}.tar", tmp_path / "braces", OPTIONS)
+        with pytest.raises(RefusedInput, match=r"there is no file http.*theirs-002\.tar"):
+            index_shards(url + "/theirs-{000..002}.tar", tmp_path / "missing", OPTIONS)
+        server.shutdown()
+    manifest = Manifest.load(tmp_path / "braces")
+    assert [shard.path for shard in manifest.shards] == [
+        f"{url}/theirs-000.tar",
+        f"{url}/theirs-001.tar",
+    ]
+    assert manifest.num_images == 5

@@ -1,0 +1,165 @@
+"""Where shards lie that were written elsewhere: local files, or URLs that fsspec can read."""
+
+from __future__ import annotations
+
+import glob
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from configs.errors import RefusedInput
+from data_pipeline.sources.remote_files import SourceUnavailable, open_url
+
+# A local file, or the URL of a remote one.
+ShardPlace = Path | str
+
+_MAGIC = re.compile(r"[*?\[]")
+_ATTEMPTS = 4
+_FIRST_PAUSE_SECONDS = 0.5
+_REQUESTS_AT_ONCE = 32
+
+
+def find_shards(pattern: str) -> list[ShardPlace]:
+    """Files or URLs that a pattern with `{000..099}`, `{a,b}`, `*`, `?` and `[...]` names.
+
+    Local paths are made absolute.
+
+    Raises:
+        RefusedInput: It is a command or a chained URL, or carries credentials; a file of a brace
+            list is missing, or nothing fits.
+    """
+    from webdataset.shardlists import expand_urls  # imports torch
+
+    is_remote = "://" in pattern
+    if pattern.startswith("pipe:") or "::" in pattern:
+        raise RefusedInput(f"--shards {pattern}: commands and chained URLs are never followed")
+    if is_remote:
+        _refuse_credentials(pattern)
+    try:
+        names = expand_urls(pattern)
+    except ValueError as error:
+        raise RefusedInput(f"--shards {pattern}: {error}") from error
+    found: list[ShardPlace] = []
+    for name in names:
+        matches = _remote_matches(name) if is_remote else _local_matches(name)
+        if not matches:
+            raise RefusedInput(f"--shards {pattern}: there is no file {name}")
+        found += matches
+    folders = [place for place in found if isinstance(place, Path) and not place.is_file()]
+    if folders:
+        raise RefusedInput(f"--shards {pattern}: {folders[0]} is not a file; name the tars, *.tar")
+    return list(dict.fromkeys(found))
+
+
+def shard_sizes(places: list[ShardPlace]) -> list[int]:
+    """Sizes of shards in bytes.
+
+    Raises:
+        RefusedInput: There is no such file, or the server does not tell.
+    """
+    with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as threads:
+        return list(threads.map(_size, places))
+
+
+@contextmanager
+def local_file(place: ShardPlace) -> Iterator[Path]:
+    """The shard as a file on this machine; a remote one is downloaded, and removed afterwards.
+
+    Raises:
+        RefusedInput: It cannot be had.
+    """
+    if isinstance(place, Path):
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="vitrain-index-") as folder:
+        path = Path(folder) / "shard.tar"
+        _download(place, path)
+        yield path
+
+
+def _refuse_credentials(pattern: str) -> None:
+    parts = urlsplit(pattern.partition("{")[0])
+    # A "?" is a wildcard in s3:// and gs://, and begins a query in http://.
+    if "@" in parts.netloc or (pattern.startswith("http") and "?" in pattern):
+        shown = pattern.rpartition("@")[2].partition("?")[0]
+        raise RefusedInput(
+            f"--shards ...{shown}: the manifest would hold the user, password or query of this "
+            "URL; give a plain one, and credentials in the environment or the client's own files"
+        )
+
+
+def _local_matches(name: str) -> list[ShardPlace]:
+    return [Path(match).absolute() for match in sorted(glob.glob(name))]
+
+
+def _remote_matches(name: str) -> list[ShardPlace]:
+    magic = _MAGIC.search(name)
+    if magic is None:
+        return [name]
+    # Matches come without scheme, and of some file systems without host: they stand behind this.
+    folder = name[: magic.start()].rpartition("/")[0]
+    files, path = open_url(name)
+    _, root = open_url(folder)
+    try:
+        return [f"{folder}{match.removeprefix(root)}" for match in sorted(files.glob(path))]
+    except Exception as error:  # clients of object stores raise many kinds
+        raise RefusedInput(
+            f"--shards {name} cannot be listed: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _size(place: ShardPlace) -> int:
+    if isinstance(place, Path):
+        return place.stat().st_size
+    for attempt in range(_ATTEMPTS):
+        _pause(attempt)
+        try:
+            files, path = open_url(place)
+            size = files.info(path)["size"]
+        except FileNotFoundError as error:
+            raise RefusedInput(f"--shards: there is no file {place}") from error
+        except RefusedInput:
+            raise
+        except Exception as error:  # as above
+            last = error
+        else:
+            if size is None:
+                raise RefusedInput(f"{place}: the server does not tell its size; download it first")
+            return int(size)
+    raise _unavailable(place, last) from last
+
+
+def _download(url: str, path: Path) -> None:
+    size = _size(url)
+    for attempt in range(_ATTEMPTS):
+        _pause(attempt)
+        try:
+            files, remote = open_url(url)
+            files.get_file(remote, str(path))
+            arrived = path.stat().st_size
+            if arrived == size:
+                return
+            last: Exception = OSError(f"{arrived} of {size} bytes arrived")
+        except FileNotFoundError as error:
+            raise RefusedInput(f"--shards: there is no file {url}") from error
+        except RefusedInput:
+            raise
+        except Exception as error:  # as above
+            last = error
+    raise _unavailable(url, last) from last
+
+
+def _pause(attempt: int) -> None:
+    if attempt:
+        time.sleep(_FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
+
+
+def _unavailable(url: str, error: Exception) -> SourceUnavailable:
+    return SourceUnavailable(
+        f"{url} could not be read in {_ATTEMPTS} attempts ({type(error).__name__}: {error})"
+    )
