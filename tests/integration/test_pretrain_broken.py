@@ -13,7 +13,6 @@ import pytest
 from data_pipeline.dataset import open_dataset
 from tests.data_pipeline.sample_shards import blank_image
 from tests.integration.pretrain_processes import (
-    RUN_SECONDS,
     SCRIPT,
     environment,
     options,
@@ -24,6 +23,7 @@ from tests.integration.pretrain_processes import (
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
+PATIENCE_SECONDS = 270  # with a launcher, on a busy machine; seconds on a quiet one
 TOLERANT = {"data.max-broken-fraction": 0.5}
 
 
@@ -115,7 +115,7 @@ def deepspeed(changes: dict[str, Any]) -> subprocess.CompletedProcess[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=RUN_SECONDS,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 
