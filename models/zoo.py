@@ -165,3 +165,10 @@ def choose_attention(device_type: str) -> None:
     elsewhere it is faster and takes less memory.
     """
     set_fused_attn(enable=device_type != "cpu")
+
+
+def fuse_attention(model: VisionTransformer, enable: bool) -> None:
+    """Choose the attention kernel of one model that was built already."""
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = enable  # type: ignore[assignment]

@@ -115,7 +115,7 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
     if validation is not None:
         validation = class_images(validation, config.data)
     num_classes = _agreed_classes(config, train)
-    total_steps = _total_steps(config, train.num_images)
+    total_steps = count_steps(config, train.num_images)
     warmup_steps, warmup_told = fit_warmup(config.schedule.warmup_steps, total_steps)
     shortage = shortage_told(train, config.data.images_per_class)
     notices = (choice_told(whole, train), shortage, warmup_told)
@@ -231,7 +231,12 @@ def _first_difference(train: tuple[str, ...], validation: tuple[str, ...]) -> st
     return f"class {number} is {validation[number]!r} instead of {train[number]!r}"
 
 
-def _total_steps(config: PretrainConfig, num_images: int) -> int:
+def count_steps(config: PretrainConfig, num_images: int) -> int:
+    """Optimizer steps of the whole run over a training set of `num_images`.
+
+    Raises:
+        RefusedInput: The length of the run is not set.
+    """
     schedule = config.schedule
     if schedule.total_steps is not None:
         return schedule.total_steps

@@ -1,0 +1,70 @@
+"""The GPU table: peak rates without sparsity, memory, power, and where each row is from."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from configs.errors import RefusedInput
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One model of GPU.
+
+    Attributes:
+        name: As `--gpu` takes it.
+        bf16_tflops: Peak of dense bf16 matrix products summed in fp32, in TFLOP/s; None where the
+            GPU does not multiply bf16.
+        fp32_tflops: Peak of fp32 products, without TF32 (which training does not switch on).
+        memory_gib: What PyTorch reports as total, a little less than the name says.
+        watts: Board power limit.
+        source: Of the rates and the power.
+    """
+
+    name: str
+    bf16_tflops: float | None
+    fp32_tflops: float
+    memory_gib: float
+    watts: float
+    source: str
+
+
+_ROWS = (
+    Gpu("v100-16gb", None, 15.7, 15.7, 300, "NVIDIA V100 data sheet (SXM2)"),
+    Gpu("v100-32gb", None, 15.7, 31.7, 300, "NVIDIA V100 data sheet (SXM2)"),
+    Gpu("a10-24gb", 125.0, 31.2, 22.0, 150, "NVIDIA A10 data sheet"),
+    Gpu("a100-40gb", 312.0, 19.5, 39.4, 400, "NVIDIA A100 data sheet (SXM4)"),
+    Gpu("a100-80gb", 312.0, 19.5, 79.1, 400, "NVIDIA A100 data sheet (SXM4)"),
+    Gpu("h100-80gb", 989.4, 66.9, 79.1, 700, "NVIDIA H100 architecture white paper (SXM5)"),
+    Gpu("h100-pcie-80gb", 756.0, 51.0, 79.1, 350, "NVIDIA H100 data sheet (PCIe)"),
+    Gpu("h200-141gb", 989.4, 66.9, 139.7, 700, "NVIDIA H200 data sheet (SXM)"),
+    Gpu("l40s-48gb", 362.05, 91.6, 44.4, 350, "NVIDIA L40S data sheet"),
+    Gpu("rtx-3090-24gb", 71.0, 35.6, 23.5, 350, "NVIDIA GA102 architecture white paper"),
+    Gpu("rtx-4090-24gb", 165.2, 82.6, 23.5, 450, "NVIDIA Ada architecture white paper"),
+    Gpu("mi250x-gcd-64gb", 191.5, 47.9, 64.0, 280, "AMD MI250X data sheet, half a board"),
+    Gpu("mi300x-192gb", 1307.4, 163.4, 191.5, 750, "AMD MI300X data sheet"),
+)
+GPUS = {gpu.name: gpu for gpu in _ROWS}
+# Without the memory where a name has it once only, and the usual short names.
+_SHORT = {"v100": "v100-16gb", "a100": "a100-40gb", "h100": "h100-80gb", "h200": "h200-141gb"}
+_SHORT |= {"l40s": "l40s-48gb", "a10": "a10-24gb", "mi300x": "mi300x-192gb"}
+_SHORT |= {"rtx-3090": "rtx-3090-24gb", "rtx-4090": "rtx-4090-24gb"}
+
+
+def find_gpu(name: str) -> Gpu:
+    """The row of a name, upper or lower case.
+
+    Raises:
+        RefusedInput: There is none; the nearest names are offered.
+    """
+    key = name.lower()
+    key = _SHORT.get(key, key)
+    if key in GPUS:
+        return GPUS[key]
+    near = difflib.get_close_matches(key, GPUS, n=3, cutoff=0.5)
+    known = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(GPUS)}"
+    raise RefusedInput(
+        f"--gpu {name}: not in the table; {known} For another one give the nearest with "
+        "--gpu-memory-gib, --peak-tflops and --gpu-watts"
+    )

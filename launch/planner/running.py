@@ -1,0 +1,148 @@
+"""Time, data, network, checkpoints and energy of a run: arithmetic on what is known of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from configs.groups import CheckpointConfig
+from launch.planner.options import Assumptions
+from pretrain.state_memory import BYTES, checkpoint_bytes
+from training.precision import Precision
+
+DAY_SECONDS = 86_400
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as the clock sees it.
+
+    Attributes:
+        assumed: What cannot be known.
+        num_gpus: Of all nodes.
+        num_nodes: Machines.
+        peak_flops: Of one GPU, FLOP/s.
+        gpu_watts: Power limit of one.
+        training_flops_per_image: Forward and backward pass.
+        global_images: Of one step.
+        total_steps: Of the schedule.
+        accumulation_steps: Micro batches of a step.
+    """
+
+    assumed: Assumptions
+    num_gpus: int
+    num_nodes: int
+    peak_flops: float
+    gpu_watts: float
+    training_flops_per_image: float
+    global_images: int
+    total_steps: int
+    accumulation_steps: int
+
+    @property
+    def images_per_second(self) -> float:
+        """Of all GPUs."""
+        used = self.num_gpus * self.peak_flops * self.assumed.mfu
+        return used / self.training_flops_per_image
+
+    @property
+    def step_seconds(self) -> float:
+        """Of one optimizer step."""
+        return self.global_images / self.images_per_second
+
+
+def throughput(run: Run) -> dict[str, Any]:
+    """Images a second at the stated MFU; a recomputed forward pass takes a quarter of it away."""
+    return {
+        "mfu": run.assumed.mfu,
+        "images_per_second": run.images_per_second,
+        "images_per_second_per_gpu": run.images_per_second / run.num_gpus,
+        "images_per_second_with_checkpointing": run.images_per_second * 3 / 4,
+        "step_seconds": run.step_seconds,
+    }
+
+
+def schedule(run: Run, num_images: int, saving_seconds: float) -> dict[str, Any]:
+    """How long the schedule takes; evaluations and restarts come on top."""
+    images = run.total_steps * run.global_images
+    days = (run.total_steps * run.step_seconds + saving_seconds) / DAY_SECONDS
+    return {
+        "total_steps": run.total_steps,
+        "images": images,
+        "epochs": images / num_images,
+        "training_flops": images * run.training_flops_per_image,
+        "days": days,
+        "gpu_hours": days * 24 * run.num_gpus,
+    }
+
+
+def data(run: Run, bytes_per_image: float) -> dict[str, Any]:
+    """What each node has to read and decode for the GPUs never to wait."""
+    per_node = run.images_per_second / run.num_nodes
+    return {
+        "images_per_second_per_node": per_node,
+        "megabytes_per_second_per_node": per_node * bytes_per_image / 1e6,
+        "decode_cores_per_node": per_node / run.assumed.decode_images_per_core,
+    }
+
+
+def network(run: Run, num_parameters: int, stage: int, precision: Precision) -> dict[str, Any]:
+    """Bytes each GPU sends a step, and the rate that hides them behind the step's computation.
+
+    A ring's reduce-scatter or all-gather of n bytes sends n (N - 1) / N from each of N ranks; an
+    all-reduce is one of each. Stage 0 and bf16 at stage 1 sum once a step, the others after every
+    micro batch; stage 3 gathers the weights once for each micro batch, and once more where it does
+    not keep them between the passes.
+    """
+    width = BYTES[precision]
+    share = (run.num_gpus - 1) / run.num_gpus
+    sums_once = stage == 0 or (stage == 1 and precision == "bf16")
+    sums = 1 if sums_once else run.accumulation_steps
+    gathers = {0: 0, 1: 1, 2: 1, 3: 2 * run.accumulation_steps}[stage]
+    halves = sums * (1 if stage == 3 else 2) + gathers
+    sent = num_parameters * width * share * halves
+    return {
+        "bytes_sent_per_gpu_per_step": round(sent),
+        "gigabytes_per_second_per_gpu": sent / run.step_seconds / 1e9,
+    }
+
+
+def checkpoints(run: Run, num_parameters: int, options: CheckpointConfig) -> dict[str, Any]:
+    """Size of a checkpoint, the time to write it, and for how long training stands still.
+
+    Training always waits for the copy to host memory. Writing it is done in the background, unless
+    that is switched off; the next save waits for the one before it.
+    """
+    assumed = run.assumed
+    size = checkpoint_bytes(num_parameters)
+    copying = size / run.num_gpus / (assumed.copy_gb_per_second * 1e9)
+    writing = size / (assumed.storage_gb_per_second * 1e9)
+    until_next = options.every_steps * run.step_seconds
+    waiting = max(0.0, writing - until_next) if options.in_background else writing
+    number = math.ceil(run.total_steps / options.every_steps)
+    stalled = number * (copying + waiting)
+    return {
+        "bytes": size,
+        # One more than is kept exists while it is being written.
+        "disk_bytes": size * (options.keep + 1),
+        "host_bytes_per_node": round(size / run.num_nodes),
+        "write_seconds": writing,
+        "stall_seconds": copying + waiting,
+        "number": number,
+        "stall_seconds_in_all": stalled,
+        "share_of_time": stalled / (run.total_steps * run.step_seconds + stalled),
+    }
+
+
+def energy(run: Run, days: float) -> dict[str, Any]:
+    """Energy of GPUs, hosts and building, and what the grid emits for it."""
+    assumed = run.assumed
+    watts_per_gpu = run.gpu_watts * assumed.power_fraction + assumed.host_watts_per_gpu
+    kilowatts = run.num_gpus * watts_per_gpu * assumed.pue / 1000
+    kilowatt_hours = kilowatts * days * 24
+    return {
+        "kilowatts": kilowatts,
+        "kilowatt_hours": kilowatt_hours,
+        "co2_kg": kilowatt_hours * assumed.grid_kg_per_kwh,
+    }
