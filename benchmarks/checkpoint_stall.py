@@ -31,7 +31,7 @@ from launch.slurm_env import set_rank_variables  # noqa: E402
 def in_background(training: Any, make_step: Callable[[], None]) -> tuple[float, float]:
     """Seconds that training stood still, and that writing took."""
     saver = training.saver
-    saver.start(training.engine, training.step, {}, {})
+    saver.start(training.step, {}, {})
     while not saver.is_written(saver.written):
         make_step()
     _, times = saver.finish()
@@ -41,7 +41,7 @@ def in_background(training: Any, make_step: Callable[[], None]) -> tuple[float, 
 def waiting(training: Any) -> float:
     """Seconds of a save that training waits for, of the same files."""
     started = time.perf_counter()
-    training.saver.start(training.engine, training.step, {}, {})
+    training.saver.start(training.step, {}, {})
     training.saver.finish()
     return time.perf_counter() - started
 

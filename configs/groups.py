@@ -215,6 +215,13 @@ class OptimConfig(Section):
             "Global gradient norm above which gradients are scaled down; None switches it off."
         ),
     )
+    ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        None,
+        description=(
+            "Decay of an exponential moving average of the weights, which is evaluated and "
+            "exported beside them (0.9999 is usual); None keeps none."
+        ),
+    )
 
 
 class ScheduleConfig(Section):

@@ -16,12 +16,6 @@ import torch
 from data_pipeline.broken import BrokenRecord
 from pretrain.agreement import on_main, together
 from pretrain.export import weights_facts
-from pretrain.fragments import (
-    held_fragments,
-    make_moments,
-    publish_master_weights,
-    tensors_of,
-)
 from pretrain.plan import Plan
 from pretrain.process import seed_ranks_apart
 from pretrain.quarantine import share_broken_images
@@ -57,7 +51,7 @@ def save_when_due(training: Training, *, is_due: bool, saves_written: int) -> No
             "losses": [loss.cpu() for loss in training.losses],
         }
         with training.meter.pause():
-            training.saver.start(training.engine, training.step, _metadata(training), rank_state)
+            training.saver.start(training.step, _metadata(training), rank_state)
         if not training.plan.config.checkpoint.in_background:
             finish_saving(training)
 
@@ -124,25 +118,15 @@ def restore(training: Training, found: Checkpoint) -> None:
 
     def load_own_part() -> None:
         updates = found.metadata["updates"]
-        _load_optimizer(training.engine, _saved_state(found), updates)
+        training.tensors.read_own_part(_saved_state(found), updates)
         _load_rank_state(training, found)
 
     together(f"loading {found.folder}", load_own_part)
-    publish_master_weights(training.engine)
+    training.tensors.publish()
     training.step = found.metadata["step"]
     training.position = found.metadata["position"]
     training.validation = found.metadata["validation"]
     training.health.take_over(found.metadata["health"])
-
-
-def _load_optimizer(engine: Any, saved: SavedState, updates: int) -> None:
-    """Fill in fp32 master weights and moments."""
-    fragments = held_fragments(engine)
-    make_moments(engine, fragments, updates)
-    for fragment in fragments:
-        for kind, tensor in tensors_of(engine, fragment).items():
-            name = f"{kind}/{fragment.name}"
-            tensor.copy_(saved.read(name, fragment.start, fragment.numel))
 
 
 def _load_rank_state(training: Training, found: Checkpoint) -> None:

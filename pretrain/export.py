@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,10 @@ logger = logging.getLogger(__name__)
 
 def export(training: Training) -> None:
     """Write export/ and result.json, register the weights, finish the run; a collective."""
+    if training.average is not None:
+        with training.average.in_place():
+            average = full_weights(training)
+        on_main(lambda: _save(training, average, training.folder.export_average))
     weights = full_weights(training)
     on_main(lambda: _write(training, weights))
 
@@ -51,12 +56,17 @@ def weights_facts(training: Training) -> dict[str, Any]:
     }
 
 
-def _write(training: Training, weights: dict[str, torch.Tensor]) -> None:
-    plan, config = training.plan, training.plan.config
+def _save(training: Training, weights: dict[str, torch.Tensor], folder: Path) -> str:
+    """Write weights and their card; gives their digest."""
     digest = weights_sha256(weights)
     extra = {"steps": training.step, "weights_sha256": digest}
-    card = WeightsCard(**weights_facts(training), extra=extra)
-    save_weights(training.folder.export, weights, card)
+    save_weights(folder, weights, WeightsCard(**weights_facts(training), extra=extra))
+    return digest
+
+
+def _write(training: Training, weights: dict[str, torch.Tensor]) -> None:
+    plan, config = training.plan, training.plan.config
+    digest = _save(training, weights, training.folder.export)
     training.folder.write_result(
         {
             "steps": training.step,

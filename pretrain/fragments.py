@@ -16,10 +16,6 @@ from typing import Any
 
 import torch
 
-MASTER = "master"
-MOMENTS = ("exp_avg", "exp_avg_sq")  # torch AdamW's names
-KINDS = (MASTER, *MOMENTS)
-
 
 @dataclass(frozen=True)
 class Fragment:
@@ -54,38 +50,6 @@ def held_fragments(engine: Any) -> list[Fragment]:
         return [Fragment(name, 0, p.numel(), p, 0) for name, p in named]
     find = _of_stage_3 if stage == 3 else _of_stages_1_and_2
     return list(find(engine.optimizer, named))
-
-
-def own_fragments(engine: Any, rank: int, world_size: int) -> list[Fragment]:
-    """What this rank saves: over all ranks, every element once."""
-    held = held_fragments(engine)
-    return held[rank::world_size] if engine.zero_optimization_stage() == 0 else held
-
-
-def tensors_of(engine: Any, fragment: Fragment) -> dict[str, torch.Tensor]:
-    """The fragment's master weights and moments by kind, as views; no moments before step 1."""
-    state = engine.basic_optimizer.state.get(fragment.flat, {})
-    moments = {key: fragment.of(state[key]) for key in MOMENTS if key in state}
-    return {MASTER: fragment.of(fragment.flat), **moments}
-
-
-def updates_made(engine: Any) -> int:
-    """Adam's step count, which every tensor's state repeats; 0 before the first step."""
-    counts = {int(state["step"]) for state in engine.basic_optimizer.state.values()}
-    if len(counts) > 1:
-        raise RuntimeError(f"Adam's step counts differ between tensors: {sorted(counts)}")
-    return counts.pop() if counts else 0
-
-
-def make_moments(engine: Any, fragments: list[Fragment], updates: int) -> None:
-    """Give the optimizer moments for the fragments' tensors, zero where it had none."""
-    for flat in {id(f.flat): f.flat for f in fragments}.values():
-        state = engine.basic_optimizer.state[flat]
-        # A tensor of its own each: a shared one would be counted up once per tensor.
-        state["step"] = torch.tensor(float(updates), dtype=torch.float32, device=flat.device)
-        for key in MOMENTS:
-            if key not in state:
-                state[key] = torch.zeros_like(flat, requires_grad=False)
 
 
 def publish_master_weights(engine: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import RefusedInput
-from training.checkpoint_store import Checkpoint, CheckpointStore, DamagedCheckpoint, look_into
+from training.checkpoint_store import CheckpointStore, DamagedCheckpoint, look_into
 from training.run_folder import RunFolder
 
 INSPECT = "--inspect"
@@ -63,7 +63,7 @@ def _described(looked: dict[str, Any] | DamagedCheckpoint) -> str:
 
 
 def export_newest(folder: RunFolder) -> str:
-    """Write export/ from the newest complete checkpoint; gives a sentence that says so.
+    """Write export/ (and export-ema/) from the newest complete checkpoint; gives what to say.
 
     Raises:
         RefusedInput: There is none, or it is in another format.
@@ -71,28 +71,28 @@ def export_newest(folder: RunFolder) -> str:
     from models.weights import save_weights, weights_sha256
     from models.weights_card import WeightsCard
     from models.zoo import Architecture
-    from pretrain.state_files import saved_weights
+    from pretrain.state_files import AVERAGE, MASTER, SavedState, saved_weights, state_file
 
     found = CheckpointStore(folder.checkpoints).newest_complete()
     if found is None:
         raise RefusedInput(f"{folder.path} has no complete checkpoint (--inspect says why)")
     if "weights_card" not in found.metadata:
         raise RefusedInput(f"{found.folder} is not a pretraining checkpoint of this version")
-    facts = dict(found.metadata["weights_card"])
-    architecture = Architecture(**_with_tuples(facts.pop("architecture")))
-    weights = saved_weights(_state_files(found), architecture)
-    digest = weights_sha256(weights)
-    extra = {"steps": found.step, "weights_sha256": digest}
-    card = WeightsCard(architecture=architecture, extra=extra, **_with_tuples(facts))
+    facts = _with_tuples(found.metadata["weights_card"])
+    facts["architecture"] = Architecture(**_with_tuples(facts["architecture"]))
+    saved = SavedState(
+        found.folder / state_file(rank) for rank in range(found.metadata["world_size"])
+    )
+    told = []
     with folder.lock():
-        save_weights(folder.export, weights, card)
-    return f"wrote {folder.export}: weights of step {found.step}, sha256 {digest}"
-
-
-def _state_files(found: Checkpoint) -> list[Path]:
-    from pretrain.state_files import state_file
-
-    return [found.folder / state_file(rank) for rank in range(found.metadata["world_size"])]
+        for kind, to in ((MASTER, folder.export), (AVERAGE, folder.export_average)):
+            if saved.has(kind):
+                weights = saved_weights(saved, kind, facts["architecture"])
+                digest = weights_sha256(weights)
+                extra = {"steps": found.step, "weights_sha256": digest}
+                save_weights(to, weights, WeightsCard(**facts, extra=extra))
+                told.append(f"wrote {to}: weights of step {found.step}, sha256 {digest}")
+    return "\n".join(told)
 
 
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 
 from pretrain.agreement import on_main, together
-from pretrain.fragments import own_fragments, tensors_of, updates_made
 from pretrain.state_files import rank_file, state_file, write_state
+from pretrain.training_tensors import TrainingTensors
 from training.checkpoint_store import CheckpointStore, FileFacts, flushed
 
 logger = logging.getLogger(__name__)
@@ -44,8 +44,18 @@ class _InFlight:
 class Saver:
     """This rank's side of the saves of a run."""
 
-    def __init__(self, store: CheckpointStore, rank: int, world_size: int) -> None:
-        """Start with nothing in flight."""
+    def __init__(
+        self, store: CheckpointStore, state: TrainingTensors, rank: int, world_size: int
+    ) -> None:
+        """Start with nothing in flight.
+
+        Args:
+            store: The run's checkpoints.
+            state: What is saved.
+            rank: This rank.
+            world_size: Number of ranks.
+        """
+        self._state = state
         self._store = store
         self._rank = rank
         self._world_size = world_size
@@ -69,13 +79,10 @@ class Saver:
         """Whether the save in flight only lacks its marker, by the least `written` of all ranks."""
         return self.is_saving and written_everywhere == self._begun
 
-    def start(
-        self, engine: Any, step: int, metadata: dict[str, Any], rank_state: Mapping[str, Any]
-    ) -> None:
+    def start(self, step: int, metadata: dict[str, Any], rank_state: Mapping[str, Any]) -> None:
         """Copy the state and begin to write it; a collective, with none in flight.
 
         Args:
-            engine: DeepSpeed's.
             step: Updates made.
             metadata: What the ranks share, for the marker (rank 0's counts).
             rank_state: What differs between ranks, for `torch.save`.
@@ -87,8 +94,8 @@ class Saver:
         began = time.monotonic()
         store, temporary = self._store, self._store.temporary_folder(step)
         on_main(lambda: store.begin(step).name)
-        tensors, starts = self._copy_to_host(engine)
-        metadata = {**metadata, "updates": updates_made(engine)}
+        tensors, starts = self._copy_to_host()
+        metadata = {**metadata, "updates": self._state.updates_made()}
 
         def write() -> tuple[dict[str, FileFacts], float]:
             start = time.monotonic()
@@ -123,11 +130,11 @@ class Saver:
         on_main(lambda: store.complete(temporary, step, saving.metadata, facts=facts).step)
         return step, SaveTimes(saving.stall + time.monotonic() - began, write_seconds)
 
-    def _copy_to_host(self, engine: Any) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+    def _copy_to_host(self) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
         """Copies of this rank's tensors by "kind/parameter", and where in it each starts."""
         copies, starts = {}, {}
-        for fragment in own_fragments(engine, self._rank, self._world_size):
-            for kind, tensor in tensors_of(engine, fragment).items():
+        for fragment in self._state.own_fragments(self._rank, self._world_size):
+            for kind, tensor in self._state.tensors_of(fragment).items():
                 name = f"{kind}/{fragment.name}"
                 if name not in self._host:
                     pinned = tensor.is_cuda

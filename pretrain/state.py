@@ -23,7 +23,9 @@ from pretrain.health import Health
 from pretrain.plan import Plan
 from pretrain.saver import Saver
 from pretrain.step_vote import StepVote
+from pretrain.training_tensors import TrainingTensors
 from pretrain.watchdog import Watchdog
+from pretrain.weight_average import WeightAverage
 from tracking.run import Status, TrackedRun, start_run
 from training.checkpoint_store import CheckpointStore
 from training.console import ProgressLine
@@ -45,6 +47,8 @@ class Training:
         precision: Of forward and backward passes.
         architecture: Of the model.
         engine: DeepSpeed's, around model and optimizer.
+        average: Of the weights; None where none is kept.
+        tensors: The fp32 state of both.
         meter: Throughput since the last log line.
         saver: Writes checkpoints.
         watchdog: Ends the process when nothing happens any more; None waits for ever.
@@ -70,6 +74,8 @@ class Training:
     precision: Precision
     architecture: Architecture
     engine: Any
+    average: WeightAverage | None
+    tensors: TrainingTensors
     meter: ThroughputMeter
     saver: Saver
     step_vote: StepVote
@@ -168,6 +174,10 @@ def build_training(
     choose_attention(device.type)
     architecture = Architecture.from_config(config.model, plan.num_classes)
     peak = config.logging.peak_tflops
+    engine = build_engine(plan, architecture, precision)
+    decay = config.optim.ema_decay
+    average = WeightAverage(engine, decay) if decay is not None else None
+    tensors = TrainingTensors(engine, average)
     return Training(
         plan=plan,
         folder=folder,
@@ -175,14 +185,16 @@ def build_training(
         device=device,
         precision=precision,
         architecture=architecture,
-        engine=build_engine(plan, architecture, precision),
+        engine=engine,
+        average=average,
+        tensors=tensors,
         meter=ThroughputMeter(
             config.batch.global_images,
             forward_flops_per_image(architecture),
             peak * 1e12 if peak else None,
             plan.ranks.world_size,
         ),
-        saver=Saver(store, plan.ranks.rank, plan.ranks.world_size),
+        saver=Saver(store, tensors, plan.ranks.rank, plan.ranks.world_size),
         step_vote=StepVote(device, plan.ranks.world_size),
         health=Health(config.health),
     )

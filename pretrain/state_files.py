@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 
 from models.zoo import Architecture, build_model
 
+MASTER = "master"
+AVERAGE = "average"
 _STARTS = "starts"
 
 
@@ -57,9 +59,9 @@ class SavedState:
                 numel = file.get_slice(name).get_shape()[0]
                 self._pieces.setdefault(name, []).append((start, start + numel, file))
 
-    def __contains__(self, name: str) -> bool:
-        """Whether anything was saved under "kind/parameter"."""
-        return name in self._pieces
+    def has(self, kind: str) -> bool:
+        """Whether anything of this kind was saved."""
+        return any(name.startswith(f"{kind}/") for name in self._pieces)
 
     def read(self, name: str, start: int, numel: int) -> torch.Tensor:
         """Elements [start, start + numel) of "kind/parameter", flat.
@@ -78,10 +80,11 @@ class SavedState:
         return torch.cat(parts)
 
 
-def saved_weights(paths: Iterable[Path], architecture: Architecture) -> dict[str, torch.Tensor]:
-    """The fp32 master weights that the ranks' files hold together, by name, in their shapes."""
-    saved = SavedState(paths)
+def saved_weights(
+    saved: SavedState, kind: str, architecture: Architecture
+) -> dict[str, torch.Tensor]:
+    """The fp32 weights of a kind (`MASTER`, `AVERAGE`) by name, in their shapes."""
     return {
-        name: saved.read(f"master/{name}", 0, parameter.numel()).view(parameter.shape)
+        name: saved.read(f"{kind}/{name}", 0, parameter.numel()).view(parameter.shape)
         for name, parameter in build_model(architecture, device="meta").named_parameters()
     }

@@ -51,6 +51,8 @@ def train_step(training: Training) -> None:
         training.gradient_norm = norm
         training.losses.append(torch.stack(losses).mean())
         training.health.update_made(training.step, first)
+        if training.average is not None:
+            training.average.update(training.step)
     training.step += 1
     training.position += plan.config.batch.global_images
     training.meter.step_done()

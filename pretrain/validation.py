@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -21,6 +21,7 @@ from tracking.metric_names import (
     VALIDATION_REAL_TOP1,
     VALIDATION_TOP1,
     VALIDATION_TOP5,
+    of_average,
 )
 from training.average_precision import evaluate_multi_label
 from training.evaluate import evaluate
@@ -36,15 +37,29 @@ def validate(training: Training) -> None:
     images = training.plan.validation
     if images is None:
         return
+    for scores in _scores_of_each(training, images):
+        training.validation = {**training.validation, **scores}
+        training.tracked.log_metrics(training.step, scores)
+        training.progress.log(training.step, scores)
+
+
+def _scores_of_each(training: Training, images: ShardedDataset) -> Iterator[dict[str, float]]:
+    """Of the weights, then of their moving average where there is one."""
+    yield _evaluate(training, images)
+    if training.average is not None:
+        with training.average.in_place():
+            scores = _evaluate(training, images)
+        yield {of_average(name): score for name, score in scores.items()}
+
+
+def _evaluate(training: Training, images: ShardedDataset) -> dict[str, float]:
     loader = _loader(training, images)
     training.engine.eval()
     with training.meter.pause():
         scores = (_multi_label_scores if images.is_multi_label else _scores)(training, loader)
     training.engine.train()
     scores[VALIDATION_BROKEN_IMAGES] = float(settle_evaluation(training, loader))
-    training.validation = scores
-    training.tracked.log_metrics(training.step, scores)
-    training.progress.log(training.step, scores)
+    return scores
 
 
 def _scores(training: Training, loader: EvalLoader) -> dict[str, float]:

@@ -42,3 +42,8 @@ GPU_UTILIZATION_PERCENT = "system/gpu_utilization_percent"
 def transfer_top1(task: str) -> str:
     """Name of a finetuning result as it is shown on the page of the pretrained model."""
     return f"transfer/{task}/top1"
+
+
+def of_average(name: str) -> str:
+    """Name of a validation metric when it is that of the moving average of the weights."""
+    return name.replace("validation/", "validation_ema/", 1)

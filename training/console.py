@@ -202,7 +202,7 @@ _COLUMNS: dict[str, Callable[[float], str]] = {
     "memory_gib": lambda value: f"memory {value:.1f} GiB",
     "gpu_memory_peak_gib": lambda value: f"GPU memory {value:.1f} GiB",
 }
-_NAMED_GROUPS = {"validation", "test"}
+_NAMED_GROUPS = {"validation", "validation_ema", "test"}
 
 
 def format_duration(seconds: float) -> str:

@@ -45,6 +45,11 @@ class RunFolder:
         """Folder of the exported weights (`models.weights`)."""
         return self.path / "export"
 
+    @property
+    def export_average(self) -> Path:
+        """Folder of the exported moving average of the weights, where one was kept."""
+        return self.path / "export-ema"
+
     def status(self) -> dict[str, Any]:
         """Content of status.json; empty when the run never started."""
         return _read_json(self.path / "status.json")

@@ -73,6 +73,7 @@ def resave(train):
             training.saver,
             Saver(
                 CheckpointStore(Path(drive["resave"])),
+                training.tensors,
                 training.plan.ranks.rank,
                 training.plan.ranks.world_size,
             ),

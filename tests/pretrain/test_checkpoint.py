@@ -14,7 +14,7 @@ from models.weights import load_weights, weights_sha256
 from pretrain import loop, saver, session
 from pretrain.export import full_weights
 from pretrain.failures import TrainingStopped
-from pretrain.fragments import held_fragments, tensors_of, updates_made
+from pretrain.fragments import held_fragments
 from pretrain.resume import check_start
 from pretrain.session import open_training
 from pretrain.state_files import SavedState
@@ -51,6 +51,7 @@ def test_a_stopped_run_ends_with_the_weights_of_an_undisturbed_one(
     stage, precision, plan_of, one_rank, monkeypatch, tmp_path
 ):
     settings = {"zero.stage": stage, "precision": precision, "schedule.total-steps": 6}
+    settings |= {"optim.ema-decay": 0.8}
     undisturbed = plan_of({**settings, "run-dir": tmp_path / "undisturbed"})
     assert loop.pretrain(undisturbed) == 0
     one_rank()
@@ -66,6 +67,8 @@ def test_a_stopped_run_ends_with_the_weights_of_an_undisturbed_one(
     result, expected = result_of(plan), result_of(undisturbed)
     assert result["weights_sha256"] == expected["weights_sha256"]
     assert result["metrics"] == expected["metrics"]
+    assert "validation_ema/top1" in result["metrics"]
+    assert average_sha256(plan) == average_sha256(undisturbed) != result["weights_sha256"]
     assert (result["resumed_from_steps"], expected["resumed_from_steps"]) == ([3], [])
     assert "is finished (step 6)" in check_start(plan)
 
@@ -205,14 +208,15 @@ def test_a_run_that_fails_keeps_the_checkpoint_that_was_being_written(
 )
 def test_a_run_goes_on_exactly_at_another_zero_stage(precision, before, after, plan_of, one_rank):
     base = {"precision": precision, "data.val": None, "schedule.total-steps": 3}
+    base |= {"optim.ema-decay": 0.9}
     first = plan_of({**base, "zero.stage": before})
     with open_training(first) as training:
         loop.train(training)
-        saved = whole_state(training.engine)
+        saved = whole_state(training)
     one_rank()
     plan = plan_of({**base, "zero.stage": after, "schedule.total-steps": 6})
     with open_training(plan) as training:
-        loaded = whole_state(training.engine)
+        loaded = whole_state(training)
         assert (training.step, training.position) == (3, 48)
         groups = training.engine.optimizer.param_groups
         decay = plan.config.optim.weight_decay
@@ -220,19 +224,19 @@ def test_a_run_goes_on_exactly_at_another_zero_stage(precision, before, after, p
         compare_with_deepspeed(training.engine, loaded)
         loop.train(training)
         # Adam counted each update once, in every tensor.
-        assert updates_made(training.engine) == 6
+        assert training.tensors.updates_made() == 6
     assert loaded.keys() == saved.keys()
     assert all(torch.equal(loaded[name], saved[name]) for name in saved)
     moments = [name for name in saved if name.startswith("exp_avg_sq/")]
-    assert len(moments) == len(saved) // 3 and all(saved[name].any() for name in moments)
+    assert len(moments) == len(saved) // 4 and all(saved[name].any() for name in moments)
 
 
-def whole_state(engine) -> dict[str, torch.Tensor]:
-    """Master weights and moments of an engine with one rank, flat, by "kind/parameter"."""
+def whole_state(training) -> dict[str, torch.Tensor]:
+    """All tensors of a run with one rank, flat, by "kind/parameter"."""
     state = {}
-    for fragment in held_fragments(engine):
+    for fragment in held_fragments(training.engine):
         assert fragment.start == 0
-        for kind, tensor in tensors_of(engine, fragment).items():
+        for kind, tensor in training.tensors.tensors_of(fragment).items():
             state[f"{kind}/{fragment.name}"] = tensor.clone()
     return state
 
@@ -245,6 +249,10 @@ def compare_with_deepspeed(engine, state) -> None:
             assert torch.equal(safe_get_full_fp32_param(parameter).view(-1), master), name
         with deepspeed.zero.GatheredParameters([parameter]):
             assert torch.equal(parameter.detach().view(-1), master.to(parameter.dtype)), name
+
+
+def average_sha256(plan) -> str:
+    return weights_sha256(load_weights(plan.run_dir / "export-ema").state_dict)
 
 
 def checkpoints(plan) -> list[str]:

@@ -1,5 +1,6 @@
 """Looking into run folders, and weights out of checkpoints."""
 
+import shutil
 import subprocess
 import sys
 
@@ -17,7 +18,9 @@ from training.run_folder import RunFolder
 @pytest.fixture
 def run_dir(plan_of, one_rank):
     """A finished run of 8 steps, with the checkpoints of steps 4 and 8."""
-    plan = plan_of({"schedule.total-steps": 8, "data.val": None, "precision": "bf16"})
+    plan = plan_of(
+        {"schedule.total-steps": 8, "data.val": None, "precision": "bf16", "optim.ema-decay": 0.9}
+    )
     assert loop.pretrain(plan) == 0
     return plan.run_dir
 
@@ -51,17 +54,18 @@ def test_damage_is_named(run_dir):
 
 
 def test_weights_out_of_a_checkpoint_are_those_of_the_run(run_dir):
-    expected = load_weights(run_dir)
-    for path in (run_dir / "export").iterdir():
-        path.unlink()
-    (run_dir / "export").rmdir()
+    folders = [run_dir / "export", run_dir / "export-ema"]
+    before = [load_weights(folder) for folder in folders]
+    for folder in folders:
+        shutil.rmtree(folder)
     answer = serve(["--export-only", str(run_dir)])
-    assert answer is not None and "weights of step 8" in answer
-    exported = load_weights(run_dir)
-    assert exported.state_dict.keys() == expected.state_dict.keys()
-    for name, weight in exported.state_dict.items():
-        assert torch.equal(weight, expected.state_dict[name]), name
-    assert exported.card == expected.card
+    assert answer is not None and answer.count("weights of step 8") == 2
+    for folder, expected in zip(folders, before, strict=True):
+        exported = load_weights(folder)
+        assert exported.state_dict.keys() == expected.state_dict.keys()
+        for name, weight in exported.state_dict.items():
+            assert torch.equal(weight, expected.state_dict[name]), name
+        assert exported.card == expected.card
     assert read_json(run_dir / "result.json")["weights_sha256"] in answer
 
 
