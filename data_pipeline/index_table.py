@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,26 +35,33 @@ INDEX_SCHEMA = pa.schema(
 MULTI_LABEL_SCHEMA = pa.schema([*INDEX_SCHEMA, *LABEL_SET_FIELDS])
 _DIGEST_FIELD = b"vitrain.index_digest"
 _STRINGS_HASHED_AT_ONCE = 65_536
+_ROWS_WRITTEN_AT_ONCE = 65_536
 
 
 def write_index(folder: Path, table: pa.Table) -> str:
     """Write `index.parquet` under a temporary name, rename it, and return its digest (hex)."""
-    digest, content = encode_index(table)
+    digest = index_digest(table)
+    schema = index_schema(table)
     temporary = folder / f"{INDEX_FILE}.partial"
-    temporary.write_bytes(content)
+    with open(temporary, "wb") as file:
+        write_index_file(file, schema, digest, table.cast(schema).to_batches())
     os.replace(temporary, folder / INDEX_FILE)
     return digest
 
 
-def encode_index(table: pa.Table) -> tuple[str, pa.Buffer]:
-    """An index's digest (hex), and the content of its `index.parquet`."""
-    digest = index_digest(table)
-    table = table.cast(index_schema(table)).replace_schema_metadata(
-        {_DIGEST_FIELD: digest.encode()}
-    )
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return digest, sink.getvalue()
+def write_index_file(
+    file: IO[bytes], schema: pa.Schema, digest: str, batches: Iterable[pa.RecordBatch]
+) -> None:
+    """Write an index of this digest (hex), a few of its batches at a time."""
+    schema = schema.with_metadata({_DIGEST_FIELD: digest.encode()})
+    waiting: list[pa.RecordBatch] = []
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for batch in batches:
+            waiting.append(batch)
+            if sum(len(rows) for rows in waiting) >= _ROWS_WRITTEN_AT_ONCE:
+                writer.write_table(_one_table(waiting, schema))
+                waiting.clear()
+        writer.write_table(_one_table(waiting, schema))
 
 
 def index_schema(table: pa.Table) -> pa.Schema:
@@ -93,23 +102,55 @@ def column_values(table: pa.Table, name: str) -> np.ndarray:
 
 def index_digest(table: pa.Table) -> str:
     """SHA-256 (hex) of an index's content, independent of how parquet stores it."""
+    return digest_columns(index_schema(table), len(table), lambda name: table[name].chunks)
+
+
+def digest_columns(
+    schema: pa.Schema, num_rows: int, pieces: Callable[[str], Iterable[pa.Array]]
+) -> str:
+    """The same of columns that `pieces` gives by name, each piece by piece; some of them twice."""
     digest = hashlib.sha256()
-    for field in index_schema(table):
-        column = table[field.name]
-        digest.update(f"{field.name}:{field.type}:{len(column)}\n".encode())
+    for field in schema:
+        digest.update(f"{field.name}:{field.type}:{num_rows}\n".encode())
         if pa.types.is_large_list(field.type):
-            lists = column.combine_chunks()
-            for part in (lists.value_lengths(), lists.flatten()):
-                digest.update(np.from_dlpack(part).astype("<i8").tobytes())
+            for piece in pieces(field.name):
+                digest.update(np.from_dlpack(piece.value_lengths()).astype("<i8").tobytes())
+            for piece in pieces(field.name):
+                digest.update(np.from_dlpack(piece.flatten()).astype("<i8").tobytes())
             continue
-        if pa.types.is_large_string(field.type):
-            for start in range(0, len(column), _STRINGS_HASHED_AT_ONCE):
-                strings = column.slice(start, _STRINGS_HASHED_AT_ONCE).to_pylist()
-                digest.update("".join(f"{string}\0" for string in strings).encode())
-        else:
-            values = column_values(table, field.name)
-            digest.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
+        for piece in pieces(field.name):
+            if pa.types.is_large_string(field.type):
+                _hash_strings(digest, piece)
+            else:
+                values = np.from_dlpack(piece)
+                digest.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
     return digest.hexdigest()
+
+
+# pyarrow's own conversions import pandas, for half a second and 60 MB; these do not.
+def make_column(values: np.ndarray, type: pa.DataType) -> pa.Array:
+    """A column of fixed-width numbers (or bytes) from an array that holds just these."""
+    buffer = pa.py_buffer(np.ascontiguousarray(values))
+    return pa.Array.from_buffers(type, buffer.size * 8 // type.bit_width, [None, buffer])
+
+
+def make_strings(strings: Sequence[str]) -> pa.Array:
+    """A column of strings."""
+    encoded = [string.encode() for string in strings]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.large_string(), len(encoded), buffers)
+
+
+def _hash_strings(digest: Any, strings: pa.Array) -> None:
+    for start in range(0, len(strings), _STRINGS_HASHED_AT_ONCE):
+        some = strings.slice(start, _STRINGS_HASHED_AT_ONCE).to_pylist()
+        digest.update("".join(f"{string}\0" for string in some).encode())
+
+
+def _one_table(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+    batches = [batch.replace_schema_metadata(schema.metadata) for batch in batches]
+    return pa.Table.from_batches(batches, schema)
 
 
 def recorded_digest(table: pa.Table) -> str:

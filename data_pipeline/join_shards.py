@@ -7,27 +7,26 @@ same: it depends on their records alone.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import pyarrow as pa
+from functools import partial
 
 from configs.errors import RefusedInput
-from data_pipeline.index_table import INDEX_SCHEMA, encode_index
-from data_pipeline.manifest import INDEX_FILE, MANIFEST_FILE, Manifest, ShardEntry
+from data_pipeline.joined_index import joining
+from data_pipeline.manifest import MANIFEST_FILE, Manifest, ShardEntry
 from data_pipeline.output_folder import BuildDescription, discard_unfinished, write_skipped
-from data_pipeline.output_store import OutputStore
+from data_pipeline.output_store import LocalStore, OutputStore
 from data_pipeline.shard_record import (
-    CONTENT_FIELD,
     ShardRecord,
     SkippedFile,
-    count_duplicates,
+    WrittenShard,
     count_records,
     staged_tar,
 )
+from data_pipeline.sources.read_ahead import read_ahead
 
 _NUMBERS_SHOWN = 5
+_REQUESTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -51,19 +50,15 @@ def join_shards(store: OutputStore, description: BuildDescription) -> FinishedBu
         RefusedInput: A shard is missing, or not one file could be used.
         OSError: The store cannot be written.
     """
-    records = _load_records(store, description)
-    skipped = tuple(file for record in records for file in record.shard.skipped)
-    filled = [record for record in records if record.shard.num_images]
-    if not filled:
-        discard_unfinished(store)
-        first = f"{skipped[0].where}: {skipped[0].reason}" if skipped else "there is none"
-        raise RefusedInput(
-            f"none of the {len(skipped)} files of {description.name}, split {description.split}, "
-            f"can be used; the first is {first}"
-        )
-    entries = _name_shards(store, description.split, filled)
-    index_digest, index = encode_index(_joined_table(filled))
-    store.write(INDEX_FILE, index)
+    with joining(store) as joined:
+        joined.gather(_records(store, description))
+        skipped = tuple(file for shard in joined.shards for file in shard.skipped)
+        filled = [shard for shard in joined.shards if shard.num_images]
+        if not filled:
+            raise _nothing_to_join(store, description, skipped)
+        entries = _name_shards(store, description.split, filled)
+        index_digest = joined.save(store)
+        duplicates = joined.count_duplicates()
     write_skipped(store, skipped)
     manifest = Manifest.describe(
         identity=(description.name, description.split),
@@ -73,11 +68,10 @@ def join_shards(store: OutputStore, description: BuildDescription) -> FinishedBu
         index_digest=index_digest,
     )
     store.write(MANIFEST_FILE, manifest.as_json().encode())
-    duplicates = count_duplicates(filled)
     discard_unfinished(store)
     changes: Counter[str] = Counter()
-    for record in filled:
-        changes.update(record.shard.changes)
+    for shard in filled:
+        changes.update(shard.changes)
     return FinishedBuild(manifest, skipped, changes, duplicates)
 
 
@@ -85,15 +79,27 @@ def names_already_given(store: OutputStore, description: BuildDescription) -> di
     """Final names by shard of the plan, if an earlier start came so far that it gave names."""
     if count_records(store) < description.num_shards:
         return {}
-    records = _load_records(store, description)
-    filled = [record.shard.number for record in records if record.shard.num_images]
+    filled = [r.shard.number for r in _records(store, description) if r.shard.num_images]
     return {number: _name(description.split, place) for place, number in enumerate(filled)}
 
 
-def _load_records(store: OutputStore, description: BuildDescription) -> list[ShardRecord]:
+def _records(store: OutputStore, description: BuildDescription) -> Iterator[ShardRecord]:
+    """The records of all shards, in the order of the plan.
+
+    Raises:
+        RefusedInput: When all were asked for, some of which are missing.
+    """
     numbers = range(description.num_shards)
-    found = [ShardRecord.load(store, number) for number in numbers]
-    missing = [str(number) for number in numbers if found[number] is None]
+    missing: list[str] = []
+    # From an object store, each takes as long as a request, so several are asked for at a time.
+    num_threads = 1 if isinstance(store, LocalStore) else _REQUESTS_AT_ONCE
+    for number, record in zip(
+        numbers, read_ahead(partial(ShardRecord.load, store), numbers, num_threads), strict=True
+    ):
+        if record is None:
+            missing.append(str(number))
+        elif not missing:
+            yield record
     if missing:
         more = ", ..." if len(missing) > _NUMBERS_SHOWN else ""
         raise RefusedInput(
@@ -101,17 +107,26 @@ def _load_records(store: OutputStore, description: BuildDescription) -> list[Sha
             f"(numbers {', '.join(missing[:_NUMBERS_SHOWN])}{more}); start their parts again, or "
             "build without --part, which writes just these"
         )
-    return [record for record in found if record is not None]
+
+
+def _nothing_to_join(
+    store: OutputStore, description: BuildDescription, skipped: Sequence[SkippedFile]
+) -> RefusedInput:
+    discard_unfinished(store)
+    first = f"{skipped[0].where}: {skipped[0].reason}" if skipped else "there is none"
+    return RefusedInput(
+        f"none of the {len(skipped)} files of {description.name}, split {description.split}, "
+        f"can be used; the first is {first}"
+    )
 
 
 def _name_shards(
-    store: OutputStore, split: str, records: Sequence[ShardRecord]
+    store: OutputStore, split: str, shards: Sequence[WrittenShard]
 ) -> tuple[ShardEntry, ...]:
     """Move the shards to their names; numbers close up over shards that stayed empty."""
     staged, named = store.sizes(staged_tar(0).rpartition("/")[0]), store.sizes()
     entries, moves = [], []
-    for number, record in enumerate(records):
-        shard = record.shard
+    for number, shard in enumerate(shards):
         name, tar = _name(split, number), staged_tar(shard.number)
         size = staged.get(tar.rpartition("/")[2])
         if size == shard.num_bytes:
@@ -128,14 +143,3 @@ def _name_shards(
 
 def _name(split: str, number: int) -> str:
     return f"{split}-{number:06d}.tar"
-
-
-def _joined_table(records: Sequence[ShardRecord]) -> pa.Table:
-    """The index of all shards: their rows with `shard` filled in."""
-    tables = []
-    position = INDEX_SCHEMA.get_field_index("shard")
-    for number, record in enumerate(records):
-        numbers = pa.array(np.full(record.shard.num_images, number, dtype=np.int32))
-        table = record.table.drop_columns(CONTENT_FIELD.name)
-        tables.append(table.set_column(position, INDEX_SCHEMA.field("shard"), numbers))
-    return pa.concat_tables(tables).combine_chunks()

@@ -35,8 +35,11 @@ class OutputStore(Protocol):
         """The folder, for messages."""
 
     @contextmanager
-    def create(self, name: str) -> Iterator[IO[bytes]]:
-        """A file to write; it replaces `name` when the block ends, unless by an exception."""
+    def create(self, name: str, *, durable: bool = False) -> Iterator[IO[bytes]]:
+        """A file to write; it replaces `name` when the block ends, unless by an exception.
+
+        If `durable`, it also survives a power cut.
+        """
 
     def write(self, name: str, data: bytes) -> None:
         """Replace a small file, so that it also survives a power cut."""
@@ -58,6 +61,9 @@ class OutputStore(Protocol):
 
     def remove(self, name: str) -> None:
         """Remove a file or a folder, if it is there."""
+
+    def scratch_folder(self) -> Path | None:
+        """A folder on disk for files that this process alone uses; None: the system's own."""
 
     @contextmanager
     def lock(self, name: str, timeout_seconds: float) -> Iterator[None]:
@@ -94,7 +100,7 @@ class LocalStore:
         return str(self.root)
 
     @contextmanager
-    def create(self, name: str) -> Iterator[IO[bytes]]:
+    def create(self, name: str, *, durable: bool = False) -> Iterator[IO[bytes]]:
         """A file under a temporary name, which no other process uses; renamed at the end."""
         path = self.root / name
         temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{_PARTIAL}")
@@ -103,6 +109,8 @@ class LocalStore:
             # Unbuffered: the writers below hand over large blocks.
             with open(temporary, "wb", buffering=0) as file:
                 yield file
+                if durable:
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -110,10 +118,8 @@ class LocalStore:
 
     def write(self, name: str, data: bytes) -> None:
         """Replace a small file; the disk has it before its name changes."""
-        with self.create(name) as file:
+        with self.create(name, durable=True) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
         flush_to_disk((self.root / name).parent)
 
     def read(self, name: str) -> bytes:
@@ -156,6 +162,10 @@ class LocalStore:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+    def scratch_folder(self) -> Path | None:
+        """The folder itself: where shards fit, there is room; temporary folders may be memory."""
+        return self.root
 
     @contextmanager
     def lock(self, name: str, timeout_seconds: float) -> Iterator[None]:

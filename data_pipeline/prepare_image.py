@@ -58,6 +58,11 @@ class ImageRecipe:
                 "every image keeps its bytes"
             )
 
+    @property
+    def decodes_all(self) -> bool:
+        """Whether (nearly) every image has to be decoded, which other processes can share."""
+        return self.max_side is not None or self.check == "decode"
+
     def recipe_facts(self) -> dict[str, Any]:
         """What of the recipe decides the bytes and is not the default."""
         facts: dict[str, Any] = {}
@@ -82,6 +87,16 @@ class PreparedImage:
     width: int
     height: int
     change: Literal["", "converted", "shrunk", "broken"] = ""
+
+
+def prepare_content(content: bytes | OSError, recipe: ImageRecipe) -> PreparedImage | str:
+    """The image of a file, or why it has to be left out; `content` may be what reading raised."""
+    if isinstance(content, OSError):
+        return content.strerror or str(content)
+    try:
+        return prepare_image(content, recipe)
+    except NotAnImage as reason:
+        return str(reason)
 
 
 def prepare_image(data: bytes, recipe: ImageRecipe) -> PreparedImage:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 from configs.errors import RefusedInput
@@ -55,7 +56,7 @@ class RemoteStore:
         return self.url
 
     @contextmanager
-    def create(self, name: str) -> Iterator[IO[bytes]]:
+    def create(self, name: str, *, durable: bool = False) -> Iterator[IO[bytes]]:  # noqa: ARG002
         """An object that is uploaded in parts while it is written, and committed at the end."""
         files, root = self.open_files()
         with (
@@ -123,6 +124,10 @@ class RemoteStore:
         with _as_os_errors(f"{self.url}/{name}"), suppress(FileNotFoundError):
             files.invalidate_cache()
             files.rm(f"{root}/{name}", recursive=True)
+
+    def scratch_folder(self) -> Path | None:
+        """None: the system's temporary folder."""
+        return None
 
     @contextmanager
     def lock(self, name: str, timeout_seconds: float) -> Iterator[None]:  # noqa: ARG002

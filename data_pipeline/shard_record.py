@@ -10,7 +10,6 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from data_pipeline.output_store import OutputStore
@@ -103,19 +102,6 @@ def find_finished(store: OutputStore, number: int, named: str | None) -> Written
 def count_records(store: OutputStore) -> int:
     """Number of shards with a record."""
     return sum(name.endswith(_RECORD_END) for name in store.sizes(BUILDING_FOLDER))
-
-
-def count_duplicates(records: list[ShardRecord]) -> int:
-    """Images whose bytes equal those of an earlier image, over all shards."""
-    contents = [np.frombuffer(_fixed_bytes(record.table), dtype="<u8,<u8") for record in records]
-    joined = np.concatenate(contents)
-    return len(joined) - len(np.unique(joined))
-
-
-def _fixed_bytes(table: pa.Table) -> pa.Buffer:
-    column = table["content"].combine_chunks()
-    values = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-    return values.buffers()[1].slice(values.offset * CONTENT_BYTES, len(values) * CONTENT_BYTES)
 
 
 def _record_name(number: int) -> str:

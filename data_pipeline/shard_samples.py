@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from data_pipeline.image_header import NotAnImage
-from data_pipeline.index_table import INDEX_SCHEMA, index_schema
+from data_pipeline.index_table import INDEX_SCHEMA, MULTI_LABEL_SCHEMA, make_column, make_strings
 from data_pipeline.label_sets import NO_SINGLE_LABEL, LabelSet, LabelSetColumns
-from data_pipeline.prepare_image import ImageRecipe, prepare_image
+from data_pipeline.prepare_image import PreparedImage
 from data_pipeline.shard_record import (
     CONTENT_FIELD,
     ShardRecord,
@@ -30,10 +29,9 @@ _NUMBERS = ("offset", "size", "label", "width", "height", "source_row")
 class ShardSamples:
     """Takes the images of one shard and writes them to an open file."""
 
-    def __init__(self, file: Sink, recipe: ImageRecipe, buffer_bytes: int = BUFFER_BYTES) -> None:
+    def __init__(self, file: Sink, buffer_bytes: int = BUFFER_BYTES) -> None:
         """Begin a shard; `buffer_bytes` of it wait in memory until they are written."""
         self.tar = ShardTar(file, buffer_bytes)
-        self._recipe = recipe
         self._skipped: list[SkippedFile] = []
         self._changes: Counter[str] = Counter()
         self._extensions: list[str] = []
@@ -41,20 +39,14 @@ class ShardSamples:
         self._numbers = array("q")
         self._label_sets = LabelSetColumns()
 
-    def add(self, row: int, label: int | LabelSet, where: str, content: bytes | OSError) -> None:
-        """Take an image's file, or the error that reading it raised.
-
-        What cannot be used is left out and noted, with where it comes from.
+    def add(self, row: int, label: int | LabelSet, where: str, image: PreparedImage | str) -> None:
+        """Take an image, or note why there is none, with where it comes from.
 
         Raises:
             OSError: The shard cannot be written.
         """
-        try:
-            if isinstance(content, OSError):
-                raise NotAnImage(content.strerror or str(content))
-            image = prepare_image(content, self._recipe)
-        except NotAnImage as reason:
-            self._skipped.append(SkippedFile(where, str(reason)))
+        if isinstance(image, str):
+            self._skipped.append(SkippedFile(where, image))
             return
         data = image.data
         label_member = _label_member(label)
@@ -89,19 +81,17 @@ class ShardSamples:
         count = len(self._extensions)
         numbers = np.frombuffer(self._numbers, np.int64).reshape(count, len(_NUMBERS))
         columns = {name: numbers[:, place] for place, name in enumerate(_NUMBERS)}
-        table = pa.table(
-            {
-                "shard": np.zeros(count, np.int32),
-                "key": pa.array([f"{row:09d}" for row in columns["source_row"].tolist()]),
-                "extension": pa.array(self._extensions, pa.string()),
-                **{name: np.ascontiguousarray(values) for name, values in columns.items()},
-            }
-        ).select(INDEX_SCHEMA.names)
+        keys = [f"{row:09d}" for row in columns["source_row"].tolist()]
+        columns["shard"] = np.zeros(count, np.int64)
+        made = {"key": make_strings(keys), "extension": make_strings(self._extensions)}
+        for name, values in columns.items():
+            type = INDEX_SCHEMA.field(name).type
+            made[name] = make_column(values.astype(f"i{type.bit_width // 8}"), type)
+        table = pa.table([made[name] for name in INDEX_SCHEMA.names], schema=INDEX_SCHEMA)
         for name, column in self._label_sets.columns().items():
-            table = table.append_column(name, column)
-        contents = [None, pa.py_buffer(bytes(self._contents))]
-        digests = pa.Array.from_buffers(CONTENT_FIELD.type, count, contents)
-        return table.cast(index_schema(table)).append_column(CONTENT_FIELD, digests)
+            table = table.append_column(MULTI_LABEL_SCHEMA.field(name), column)
+        digests = make_column(np.frombuffer(self._contents, np.uint8), CONTENT_FIELD.type)
+        return table.append_column(CONTENT_FIELD, digests)
 
 
 def _label_member(label: int | LabelSet) -> tuple[str, bytes]:

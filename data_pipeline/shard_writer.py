@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data_pipeline.output_store import OutputStore
-from data_pipeline.prepare_image import ImageRecipe
+from data_pipeline.prepare_image import ImageRecipe, prepare_content
 from data_pipeline.shard_record import WrittenShard, find_finished, staged_tar
 from data_pipeline.shard_samples import ShardSamples
 from data_pipeline.sources.read_ahead import read_files
@@ -47,11 +47,11 @@ def write_shard(job: ShardJob) -> WrittenShard:
         return finished
     contents = read_files(job.images)
     with job.store.create(staged_tar(job.number)) as file:
-        samples = ShardSamples(file, job.recipe)
+        samples = ShardSamples(file)
         for row, label, image, content in zip(
             job.rows, job.labels, job.images, contents, strict=True
         ):
-            samples.add(row, label, image.where, content)
+            samples.add(row, label, image.where, prepare_content(content, job.recipe))
         record = samples.finish(job.number)
     record.save(job.store)
     return record.shard

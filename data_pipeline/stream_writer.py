@@ -10,21 +10,28 @@ All shards end together, so a stream that is interrupted begins anew.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from configs.errors import RefusedInput
+from data_pipeline.label_sets import LabelSet
 from data_pipeline.order import random_generator
 from data_pipeline.output_store import LocalStore, OutputStore
+from data_pipeline.prepare_image import ImageRecipe, PreparedImage, prepare_content
 from data_pipeline.shard_plan import BuildOptions
 from data_pipeline.shard_record import WrittenShard, find_finished, staged_tar
 from data_pipeline.shard_samples import ShardSamples
 from data_pipeline.sources.stream_source import StreamedImage, StreamSource
+from data_pipeline.worker_processes import num_usable_cores, run_jobs_in_order
 
 _DRAWN_AT_ONCE = 65_536
+# Images that a worker process gets at a time; more only wait in memory.
+_SENT_AT_ONCE = 16
 
 
 def write_stream(
@@ -57,10 +64,11 @@ def write_stream(
     # None switches the bar off where standard error is not a terminal.
     disable = None if options.progress else True
     images = tqdm(source.stream(), total=source.num_images, unit=" images", disable=disable)
-    for row, (image, number) in enumerate(zip(images, numbers, strict=False)):
+    prepared = _prepared(images, options)
+    for row, ((label, where, image), number) in enumerate(zip(prepared, numbers, strict=False)):
         samples = shards[number].samples
         before = samples.tar.num_bytes
-        samples.add(row, image.label, image.where, _content(image))
+        samples.add(row, label, where, image)
         waiting_bytes += samples.tar.num_bytes - before
         if waiting_bytes > options.buffer_bytes:
             for shard in shards:
@@ -84,7 +92,7 @@ class _GrowingShard:
         self._growing = path.with_name(f"{path.name}.growing.partial")
         self._growing.unlink(missing_ok=True)
         # One buffer for all shards is counted above, so none writes by itself.
-        self.samples = ShardSamples(self, options, buffer_bytes=options.buffer_bytes + 1)
+        self.samples = ShardSamples(self, buffer_bytes=options.buffer_bytes + 1)
 
     def write(self, data: bytes) -> int:
         """Append to the file; that is all of a file that writing a tar needs."""
@@ -97,6 +105,34 @@ class _GrowingShard:
         os.replace(self._growing, self._path)
         record.save(store)
         return record.shard
+
+
+def _prepared(
+    images: Iterable[StreamedImage], options: BuildOptions
+) -> Iterator[tuple[int | LabelSet, str, PreparedImage | str]]:
+    """Label, origin and image of the stream in its order.
+
+    Worker processes decode where nearly every image has to be; to send them images that are only
+    copied would cost more than it saves.
+    """
+    num_workers = (options.workers or num_usable_cores()) if options.decodes_all else 1
+    prepare = partial(_prepare_some, recipe=options)
+    for some in run_jobs_in_order(prepare, _batched(images), num_workers):
+        yield from some
+
+
+def _prepare_some(
+    images: list[StreamedImage], recipe: ImageRecipe
+) -> list[tuple[int | LabelSet, str, PreparedImage | str]]:
+    return [
+        (image.label, image.where, prepare_content(_content(image), recipe)) for image in images
+    ]
+
+
+def _batched(images: Iterable[StreamedImage]) -> Iterator[list[StreamedImage]]:
+    rest = iter(images)
+    while batch := list(islice(rest, _SENT_AT_ONCE)):
+        yield batch
 
 
 def _content(image: StreamedImage) -> bytes | OSError:

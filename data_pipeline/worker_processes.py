@@ -7,9 +7,11 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TypeVar
 
 from configs.errors import RefusedInput
@@ -42,20 +44,47 @@ def run_jobs(
     if num_workers == 1:
         yield from map(function, jobs)
         return
+    running: set[Future[Result]] = set()
+    with _worker_processes(num_workers, preload) as executor:
+        for job in jobs:
+            running.add(executor.submit(function, job))
+            if len(running) >= 2 * num_workers:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+
+
+def run_jobs_in_order(
+    function: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int
+) -> Iterator[Result]:
+    """The same, with results in the order of `jobs`; at most two of these per worker are held.
+
+    Raises:
+        RefusedInput: A worker process died.
+    """
+    if num_workers == 1:
+        yield from map(function, jobs)
+        return
+    waiting: deque[Future[Result]] = deque()
+    with _worker_processes(num_workers, ("PIL.Image",)) as executor:
+        for job in jobs:
+            waiting.append(executor.submit(function, job))
+            if len(waiting) >= 2 * num_workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@contextmanager
+def _worker_processes(num_workers: int, preload: Sequence[str]) -> Iterator[ProcessPoolExecutor]:
     # Not fork: the caller may run threads (MLflow's, torch's) whose locks a child would inherit.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*preload])
-    running: set[Future[Result]] = set()
     with ProcessPoolExecutor(num_workers, context, initializer=_follow_parent) as executor:
         try:
-            for job in jobs:
-                running.add(executor.submit(function, job))
-                if len(running) >= 2 * num_workers:
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-            while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
+            yield executor
         except BrokenProcessPool as error:
             raise RefusedInput(
                 f"a worker process died (out of memory?); use fewer than --workers {num_workers}"

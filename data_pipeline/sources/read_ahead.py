@@ -1,33 +1,45 @@
-"""Reads image files for the writer, in order; several at a time where each read waits long."""
+"""Calls a function for one item after the other; several at a time where each call waits long."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 from data_pipeline.sources.source import PendingImage
 
 # Reads in flight per process. A request to an object store takes 20 to 50 ms whatever its size.
 _THREADS = 16
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-def read_files(images: Sequence[PendingImage]) -> Iterator[bytes | OSError]:
-    """The bytes of each image in turn, or the error that reading it raised.
 
-    At most twice as many files as threads are held, so memory does not grow with the sequence.
+def read_ahead(
+    read: Callable[[Item], Result], items: Iterable[Item], num_threads: int
+) -> Iterator[Result]:
+    """Results of `read` in the order of `items`; without threads of its own if `num_threads` is 1.
+
+    At most twice as many results as threads are held, so memory does not grow with the items.
     """
-    if not any(getattr(image, "is_remote", False) for image in images[:1]):
-        yield from map(_read, images)
+    if num_threads == 1:
+        yield from map(read, items)
         return
-    waiting: deque[Future[bytes | OSError]] = deque()
-    with ThreadPoolExecutor(_THREADS) as threads:
-        for image in images:
-            waiting.append(threads.submit(_read, image))
-            if len(waiting) >= 2 * _THREADS:
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(num_threads) as threads:
+        for item in items:
+            waiting.append(threads.submit(read, item))
+            if len(waiting) >= 2 * num_threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def read_files(images: Sequence[PendingImage]) -> Iterator[bytes | OSError]:
+    """The bytes of each image in turn, or the error that reading it raised."""
+    is_remote = any(getattr(image, "is_remote", False) for image in images[:1])
+    return read_ahead(_read, images, _THREADS if is_remote else 1)
 
 
 def _read(image: PendingImage) -> bytes | OSError:

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from configs.errors import RefusedInput
 
 PNG_OVERHEAD_BYTES = 1024
+# One text of millions of paths would take as much memory again as the listing.
+_NAMES_HASHED_AT_ONCE = 65_536
 
 
 class PendingImage(Protocol):
@@ -100,7 +102,11 @@ class FileSource:
 
     def fingerprint(self) -> str:
         """Identity of file names, labels and classes, not of what the files hold."""
-        digest = hashlib.sha256("\0".join([*self.classes, "", *self.files]).encode())
+        digest = hashlib.sha256("\0".join([*self.classes, "", ""]).encode())
+        for start in range(0, len(self.files), _NAMES_HASHED_AT_ONCE):
+            if start:
+                digest.update(b"\0")
+            digest.update("\0".join(self.files[start : start + _NAMES_HASHED_AT_ONCE]).encode())
         digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()
 

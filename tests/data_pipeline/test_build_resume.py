@@ -130,11 +130,11 @@ def test_a_build_that_ended_while_it_was_joined(photos, tmp_path, monkeypatch, e
             step()
             os.replace(self.root / name, self.root / target)
 
-    real_write, real_join = LocalStore.write, build.join_shards
+    real_create, real_join = LocalStore.create, build.join_shards
 
     def join(*args):
         monkeypatch.setattr(LocalStore, "move", move)
-        monkeypatch.setattr(LocalStore, "write", lambda *args: (step(), real_write(*args)))
+        monkeypatch.setattr(LocalStore, "create", lambda *a, **k: (step(), real_create(*a, **k))[1])
         return real_join(*args)
 
     output = tmp_path / "out"

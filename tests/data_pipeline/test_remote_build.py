@@ -87,11 +87,11 @@ def test_an_interrupted_upload_is_gone_on_with(photos, memory, expected, monkeyp
     """Interrupted before object 0, 3, 6 ...: shards, records, and what ends a build."""
     done = []
 
-    def step(real, *args):
+    def step(real, *args, **options):
         if len(done) == num_objects:
             raise Killed
         done.append(args)
-        return real(*args)
+        return real(*args, **options)
 
     with monkeypatch.context() as patch:
         for name in ("create", "write"):
@@ -109,7 +109,7 @@ def test_an_interrupted_upload_is_gone_on_with(photos, memory, expected, monkeyp
 
 
 def step_of(step, real):
-    return lambda self, *args: step(real, self, *args)
+    return lambda self, *args, **options: step(real, self, *args, **options)
 
 
 def test_an_object_is_complete_or_absent(memory):

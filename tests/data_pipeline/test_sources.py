@@ -1,5 +1,6 @@
 """Our readers against torchvision's dataset classes on the same files, and what each refuses."""
 
+import hashlib
 import io
 import os
 import pickle
@@ -13,6 +14,7 @@ from PIL import Image
 
 from configs.errors import RefusedInput
 from data_pipeline.sources import SOURCES, open_source
+from data_pipeline.sources import source as source_module
 from tests.data_pipeline import official_layouts as layouts
 
 
@@ -267,3 +269,14 @@ def test_size_bounds_hold(tmp_path):
         sizes = np.array([len(data) for _, data in listed(source)])
         assert (sizes <= source.size_bounds()).all()
         assert source.size_bounds().shape == source.labels.shape
+
+
+def test_a_fingerprint_does_not_depend_on_how_many_names_are_hashed_at_once(tmp_path, monkeypatch):
+    files = [f"{name}.jpg" for name in "vwxyz"]
+    labels = np.array([0, 1, 1, 0, 1])
+    files_source = source_module.FileSource("name", "train", ("a", "b"), labels, tmp_path, files)
+    whole = hashlib.sha256(b"a\0b\0\0v.jpg\0w.jpg\0x.jpg\0y.jpg\0z.jpg")
+    whole.update(labels.astype("<i8").tobytes())
+    for count in (1, 2, 5, 6):
+        monkeypatch.setattr(source_module, "_NAMES_HASHED_AT_ONCE", count)
+        assert files_source.fingerprint() == whole.hexdigest()

@@ -3,7 +3,7 @@
 import hashlib
 import tarfile
 import tracemalloc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +149,31 @@ def test_a_stream_that_was_killed_begins_anew(tmp_path, monkeypatch):
     summary = build(output, shards=4)
     assert summary.num_written == 0  # the second start had finished all shards
     assert files_of(output) == files_of(tmp_path / "expected")
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(240)
+def test_worker_processes_shrink_images_in_the_order_of_the_stream(tmp_path):
+    class Photos(Stream):
+        def stream(self):
+            for number, image in enumerate(super().stream()):
+                data = image_bytes(number, size=(40, 30 + number))
+                yield image if number == 3 else replace(image, data=data)
+
+    for workers in (1, 3):
+        build(tmp_path / str(workers), Photos(), shards=4, max_side=16, workers=workers)
+    assert files_of(tmp_path / "1") == files_of(tmp_path / "3")
+    dataset = open_dataset(tmp_path / "3")
+    assert np.minimum(dataset.width, dataset.height).tolist() == [16] * 59
+    assert "place 3" in (tmp_path / "3/skipped.jsonl").read_text()
+
+
+def test_images_that_are_only_copied_stay_in_one_process(tmp_path, monkeypatch):
+    def none(*_, **__):
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr("data_pipeline.worker_processes._worker_processes", none)
+    build(tmp_path / "out", shards=4, workers=3)
 
 
 def test_a_stream_is_neither_split_nor_uploaded(tmp_path):

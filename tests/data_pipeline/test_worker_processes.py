@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from configs.errors import RefusedInput
-from data_pipeline.worker_processes import run_jobs
+from data_pipeline.worker_processes import run_jobs, run_jobs_in_order
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -25,6 +25,22 @@ def test_jobs_are_taken_a_few_at_a_time():
     first = next(results)
     assert len(taken) <= 5  # two for each worker, and the one that made room for it
     assert sorted([first, *results]) == list(range(20))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_jobs_in_order(num_workers):
+    taken = []
+
+    def jobs():
+        for job in range(20):
+            taken.append(job)
+            yield job / 20
+
+    results = run_jobs_in_order(abs, jobs(), num_workers)
+    first = next(results)
+    assert len(taken) <= 4
+    found = [first, *results]
+    assert found == [job / 20 for job in range(20)]
 
 
 def test_a_worker_that_dies_is_reported():
