@@ -12,8 +12,9 @@ Contestants, one process each, same files in the same order, 1000 images a shard
 - tar: `tar cf` of the same files into one archive, without labels.
 
 Not timed: imports, listing the files, removing the output. Files are read once before, so they come
-from memory. --small and --large are folders with a folder per class; without them fractals are
-generated once into datasets/writer-benchmark (about two minutes).
+from memory. Each large file is listed --large-times times, so that few photographs suffice. --small
+and --large are folders that hold folders of images; without them fractals are generated once into
+datasets/writer-benchmark (about two minutes).
 """
 
 from __future__ import annotations
@@ -98,7 +99,17 @@ def tar(source: Any, output: Path) -> None:
     output.mkdir()
     listing = output / "list"
     listing.write_text("\n".join(source.files))
-    command = ["tar", "-c", "-h", "-f", str(output / "all.tar"), "-C", str(source.root)]
+    # A file that is listed again is a file again, as it is for the others, and no hard link.
+    command = [
+        "tar",
+        "-c",
+        "-h",
+        "--hard-dereference",
+        "-f",
+        str(output / "all.tar"),
+        "-C",
+        str(source.root),
+    ]
     subprocess.run([*command, "-T", str(listing)], check=True)
 
 
@@ -122,9 +133,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for module in IMPORTS.get(options.only, ()):
         __import__(module)
     source: Any = open_source("image-folder", options.folder, options.folder.name)
-    if options.only == "vitrain_eightfold":
-        labels = np.concatenate([source.labels] * 8)
-        source = replace(source, files=source.files * 8, labels=labels)
+    times = options.times * (8 if options.only == "vitrain_eightfold" else 1)
+    labels = np.concatenate([source.labels] * times)
+    source = replace(source, files=source.files * times, labels=labels)
     scratch = Path(tempfile.mkdtemp(dir=options.scratch))
     before = resident_megabytes(reset_peak=True)
     began, cpu_began = time.perf_counter(), cpu_seconds()
@@ -196,8 +207,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--json", type=Path, help="file for the whole report")
     add("--runs", type=int, default=5, help="rounds (default 5)")
     add("--contestants", nargs="+", choices=CONTESTANTS, default=[*CONTESTANTS])
+    add("--large-times", type=int, default=10, help="how often each is listed (default 10)")
     add("--only", choices=CONTESTANTS, help=argparse.SUPPRESS)
     add("--folder", type=Path, help=argparse.SUPPRESS)
+    add("--times", type=int, default=1, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
@@ -234,7 +247,8 @@ def main() -> None:
         for path in folder.rglob("*"):
             if path.is_file():
                 path.read_bytes()
-        arguments = [f"--folder={folder}"]
+        times = options.large_times if name == "large" else 1
+        arguments = [f"--folder={folder}", f"--times={times}"]
         if options.scratch:
             arguments.append(f"--scratch={options.scratch.resolve()}")
         results = compare(

@@ -251,8 +251,8 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         "--check",
         choices=("quick", "decode"),
         default="quick",
-        help="quick: decode only files that do not look whole (default); decode: all, about a "
-        "tenth of the speed",
+        help="quick: decode only files that do not look whole (default), which misses damage in "
+        "the middle of a JPEG; decode: all, as slow as decoding is",
     )
     add("--keep-broken", action="store_true", help="keep images that do not decode")
 

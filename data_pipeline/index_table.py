@@ -35,7 +35,7 @@ INDEX_SCHEMA = pa.schema(
 MULTI_LABEL_SCHEMA = pa.schema([*INDEX_SCHEMA, *LABEL_SET_FIELDS])
 _DIGEST_FIELD = b"vitrain.index_digest"
 _STRINGS_HASHED_AT_ONCE = 65_536
-_ROWS_WRITTEN_AT_ONCE = 65_536
+_ROWS_WRITTEN_AT_ONCE = 32_768
 
 
 def write_index(folder: Path, table: pa.Table) -> str:

@@ -24,7 +24,7 @@ from data_pipeline.manifest import INDEX_FILE
 from data_pipeline.output_store import OutputStore
 from data_pipeline.shard_record import CONTENT_BYTES, CONTENT_FIELD, ShardRecord, WrittenShard
 
-_CONTENTS_SORTED_AT_ONCE = 1 << 18
+_CONTENTS_SORTED_AT_ONCE = 1 << 17
 
 
 class JoinedIndex:
@@ -105,7 +105,10 @@ class JoinedIndex:
 @contextmanager
 def joining(store: OutputStore) -> Iterator[JoinedIndex]:
     """An empty `JoinedIndex`, whose file goes with this block, or with the process."""
-    with tempfile.TemporaryFile(dir=store.scratch_folder()) as file:
+    # Where a file cannot be without a name, one that a kill left behind is swept by its name.
+    with tempfile.TemporaryFile(
+        dir=store.scratch_folder(), prefix=f"{INDEX_FILE}.", suffix=".partial"
+    ) as file:
         yield JoinedIndex(file)
 
 

@@ -28,6 +28,9 @@ _LOCK = f"{BUILDING_FOLDER}/lock"
 _BEGIN_SECONDS = 30
 _REASONS_SHOWN = 10
 _SHARD_NAME = re.compile(r"[\w-]+-\d{6}\.tar")
+_HALF_WRITTEN = re.compile(
+    "|".join(re.escape(name) + r"\..*partial" for name in (INDEX_FILE, MANIFEST_FILE, SKIPPED_FILE))
+)
 _STAGED = re.compile(r"(\d{6})\.(?:tar|arrow)\..*partial")
 
 
@@ -237,7 +240,11 @@ def _why_not_to_go_on(
 
 
 def _sweep(store: OutputStore, part: Part | None) -> None:
-    """Remove half-written files of the shards that this process is about to write."""
+    """Remove what killed processes left half-written of what this one is about to write."""
+    if part is None:
+        for name in store.sizes():
+            if _HALF_WRITTEN.fullmatch(name):
+                store.remove(name)
     for name in store.sizes(BUILDING_FOLDER):
         found = _STAGED.fullmatch(name)
         if found and (part is None or part.holds(int(found[1]))):

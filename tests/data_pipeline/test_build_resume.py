@@ -147,6 +147,16 @@ def test_a_build_that_ended_while_it_was_joined(photos, tmp_path, monkeypatch, e
     assert summary.num_written == 0  # all were there, under one name or the other
 
 
+@pytest.mark.parametrize("name", ["index.parquet", "skipped.jsonl", "manifest.json"])
+def test_what_was_half_written_at_the_end_is_removed(photos, tmp_path, monkeypatch, expected, name):
+    """A process that is killed removes nothing."""
+    output = tmp_path / "out"
+    build_until(monkeypatch, photos, output, 4)
+    layouts.write(output / f"{name}.host-7.partial", b"half")
+    build_photos(photos, output)
+    assert files_of(output) == expected
+
+
 def test_what_a_build_leaves_behind_its_manifest_is_removed(photos, tmp_path, expected):
     output = tmp_path / "out"
     build_photos(photos, output)
