@@ -157,11 +157,43 @@ class LoaderConfig(Section):
 class DataConfig(SubsetConfig):
     """What is trained on and in which order."""
 
-    train: Path | None = Field(
-        None, description="Folder of training shards (manifest.json and index.parquet). Required."
+    train: str | None = Field(
+        None,
+        description=(
+            "Folder or URL of training shards (manifest.json and index.parquet). Required."
+        ),
     )
-    val: Path | None = Field(
-        None, description="Folder of validation shards; None evaluates nothing."
+    val: str | None = Field(
+        None, description="Folder or URL of validation shards; None evaluates nothing."
+    )
+    cache_dir: Path | None = Field(
+        None,
+        description=(
+            "Folder on a local disk that keeps remote shards for all ranks of a node; None reads "
+            "each remote image straight from its server."
+        ),
+    )
+    cache_bytes: PositiveInt = Field(
+        100_000_000_000, description="Bound of the shards in data.cache-dir, in bytes."
+    )
+    retry_seconds: PositiveFloat = Field(
+        300.0,
+        description="A remote read is repeated until it made no progress for so many seconds.",
+    )
+    stall_seconds: PositiveFloat = Field(
+        30.0,
+        description=(
+            "A connection, or the next MiB, that takes more seconds than this counts as failed."
+        ),
+    )
+    absolute_shards: bool = Field(
+        False,
+        description=(
+            "Let manifests name shards outside their own folder or URL, by absolute path or URL."
+        ),
+    )
+    allow_commands: bool = Field(
+        False, description="Let manifests name pipe: commands, which a shell runs as you."
     )
     val_real_labels: Path | None = Field(
         None,

@@ -18,6 +18,16 @@ from configs.subset import SubsetConfig
 from data_pipeline.index_cache import open_index, was_checked
 from data_pipeline.index_table import column_values, disagreements
 from data_pipeline.label_sets import LabelSets
+from data_pipeline.location import (
+    HERE,
+    Origin,
+    ShardAccess,
+    ShardLocation,
+    dataset_url,
+    is_url,
+    locate_shard,
+    shown,
+)
 from data_pipeline.manifest import Manifest
 
 
@@ -36,16 +46,24 @@ class ShardedDataset:
         *,
         base_rows: np.ndarray | None = None,
         classes: tuple[str, ...] | None = None,
+        origin: Origin = HERE,
     ) -> None:
         """Hold an index that was checked by `open_dataset`.
 
-        `base_rows` are set by `select`, `classes` by `relabel`.
+        `base_rows` are set by `select`, `classes` by `relabel`. Of a dataset at a URL, `folder` is
+        where the copy of manifest and index was opened.
         """
         self.folder = folder
         self.manifest = manifest
+        self.origin = origin
         self._table = table
         self._base_rows = base_rows
         self._classes = classes
+
+    @property
+    def place(self) -> str:
+        """Its folder or URL, for messages."""
+        return self.origin.url or str(self.folder)
 
     @property
     def digest(self) -> str:
@@ -110,7 +128,7 @@ class ShardedDataset:
         given = [name for name in names if getattr(options, name) is not None]
         if self.is_multi_label and given:
             raise RefusedInput(
-                f"data.{given[0]} chooses images by their one class, but those of {self.folder} "
+                f"data.{given[0]} chooses images by their one class, but those of {self.place} "
                 "have label sets; choose classes when building, with --classes"
             )
 
@@ -172,19 +190,28 @@ class ShardedDataset:
         """Extension of the image's member name: jpg, png, ..."""
         return str(self._table["extension"][int(row)].as_py())
 
-    def shard_path(self, shard_number: int) -> Path:
-        """Where a shard lies.
+    def shard_location(self, shard_number: int) -> ShardLocation:
+        """Where a shard lies: the path of a local file, or the URL of a remote one.
 
         Raises:
-            RefusedInput: The manifest names a URL; only local shards can be read. (Manifests are
-                downloaded, and a `pipe:` URL would run a command.)
+            RefusedInput: The manifest names a place outside its own folder or URL, or a command,
+                and the user did not allow it.
         """
-        path = self.manifest.shards[int(shard_number)].path
-        if "://" in path or path.startswith("pipe:"):
+        name = self.manifest.shards[int(shard_number)].path
+        return locate_shard(self.origin.url or self.folder, name, self.origin.access)
+
+    def shard_path(self, shard_number: int) -> Path:
+        """Where a shard lies that is a local file.
+
+        Raises:
+            RefusedInput: It is a remote one, or lies where `shard_location` may not look.
+        """
+        location = self.shard_location(shard_number)
+        if isinstance(location, str):
             raise RefusedInput(
-                f"{self.folder}: shard {path!r} is not a local file; download it and index it there"
+                f"{self.place}: shard {shown(location)} is not a local file; download it first"
             )
-        return self.folder / path
+        return location
 
     def select(self, rows: np.ndarray) -> ShardedDataset:
         """The same data restricted to `rows`, given as ascending, distinct rows of this selection.
@@ -195,11 +222,11 @@ class ShardedDataset:
         rows = np.asarray(rows, dtype=np.int64)
         if rows.ndim != 1 or rows.size == 0:
             raise RefusedInput(
-                f"{self.folder}: a selection must hold at least one of the {self.num_images} images"
+                f"{self.place}: a selection must hold at least one of the {self.num_images} images"
             )
         if rows[0] < 0 or rows[-1] >= self.num_images or np.any(np.diff(rows) <= 0):
             raise RefusedInput(
-                f"{self.folder}: a selection must be ascending rows within 0..{self.num_images - 1}"
+                f"{self.place}: a selection must be ascending rows within 0..{self.num_images - 1}"
             )
         if rows.size == self.num_images:
             return self
@@ -209,6 +236,7 @@ class ShardedDataset:
             self._table.take(pa.array(rows)),
             base_rows=rows if self._base_rows is None else self._base_rows[rows],
             classes=self._classes,
+            origin=self.origin,
         )
 
     def relabel(self, classes: tuple[str, ...], numbers: np.ndarray) -> ShardedDataset:
@@ -219,27 +247,45 @@ class ShardedDataset:
         place = self._table.schema.get_field_index("label")
         table = self._table.set_column(place, self._table.schema.field(place), labels)
         return ShardedDataset(
-            self.folder, self.manifest, table, base_rows=self._base_rows, classes=classes
+            self.folder,
+            self.manifest,
+            table,
+            base_rows=self._base_rows,
+            classes=classes,
+            origin=self.origin,
         )
 
     def _column(self, name: str) -> np.ndarray:
         return column_values(self._table, name)
 
 
-def open_dataset(folder: Path | str) -> ShardedDataset:
-    """Open the dataset in `folder`; reads manifest and index, no tar.
+def open_dataset(place: Path | str, access: ShardAccess | None = None) -> ShardedDataset:
+    """Open the dataset in a folder or at a URL; reads manifest and index, no tar.
+
+    Args:
+        place: the folder, or the URL of one, of any kind that fsspec knows.
+        access: how remote shards are reached, and which places the manifest may name.
 
     Raises:
-        RefusedInput: `folder` is not a dataset, was written by a newer version, or its manifest and
-            index do not belong together.
+        RefusedInput: It is not a dataset, was written by a newer version, or its manifest and index
+            do not belong together.
+        ShardUnavailable: Manifest or index could not be fetched.
     """
-    folder = Path(folder)
+    access = access or ShardAccess()
+    url = dataset_url(str(place)) if is_url(place) else None
+    folder = Path(place) if url is None else _local_copy(url, access)
     manifest = Manifest.load(folder)
     table = open_index(folder, manifest)
     problems = disagreements(manifest, table, rows_too=not was_checked(table))
     if problems:
         raise RefusedInput(
-            f"{folder}: {problems[0]}; `python -m data_pipeline.verify {folder}` lists everything "
+            f"{place}: {problems[0]}; `python -m data_pipeline.verify {place}` lists everything "
             "that is wrong, then build anew"
         )
-    return ShardedDataset(folder, manifest, table)
+    return ShardedDataset(folder, manifest, table, origin=Origin(url, access))
+
+
+def _local_copy(url: str, access: ShardAccess) -> Path:
+    from data_pipeline.remote.folder_copy import local_copy  # imports requests and fsspec
+
+    return local_copy(url, access)

@@ -52,7 +52,7 @@ def excluded_rows(dataset: ShardedDataset, path: Path) -> IntArray:
         shard, key = min(missing)
         raise RefusedInput(
             f"data.exclude = {path} was made for another dataset: of its {len(named)} images "
-            f"{dataset.folder} lacks {len(missing)}, for example {key!r} of shard {shard!r}; "
+            f"{dataset.place} lacks {len(missing)}, for example {key!r} of shard {shard!r}; "
             f"{_remedy(dataset)}"
         )
     return np.array(sorted(found.values()), dtype=np.int64)
@@ -78,7 +78,7 @@ def _read_list(path: Path, dataset: ShardedDataset) -> set[_Image]:
     if digest not in (None, dataset.digest):
         raise RefusedInput(
             f"data.exclude = {path} was made for another dataset (data digest {digest:.12}...) "
-            f"than {dataset.folder} ({dataset.digest[:12]}...); {_remedy(dataset)}"
+            f"than {dataset.place} ({dataset.digest[:12]}...); {_remedy(dataset)}"
         )
     shards, keys = (table[name].to_pylist() for name in columns)
     return set(zip(shards, keys, strict=True))
@@ -96,4 +96,4 @@ def _recorded_digest(schema: pa.Schema) -> str | None:
 
 
 def _remedy(dataset: ShardedDataset) -> str:
-    return f"make it with `python -m data_pipeline.leaks --train {dataset.folder} --test DIR`"
+    return f"make it with `python -m data_pipeline.leaks --train {dataset.place} --test DIR`"

@@ -64,6 +64,8 @@ class IndexSummary:
             f"  {manifest.name}, split {manifest.split}, in {self.output}",
             f"  data digest {manifest.digest}",
         ]
+        if any(Path(shard.path).is_absolute() for shard in manifest.shards):
+            lines.append("  its shards lie elsewhere: reading them takes --data.absolute-shards")
         return "\n".join([*lines, *describe_skipped(self.output, self.skipped)])
 
 

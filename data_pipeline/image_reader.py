@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,11 @@ from data_pipeline.broken import (
 )
 from data_pipeline.decode import decode_image
 from data_pipeline.index import ShardedDataset
+from data_pipeline.location import redacted
 from data_pipeline.shard_reader import ShardReader
+
+if TYPE_CHECKING:
+    from data_pipeline.passages import Passages
 
 Decoded = TypeVar("Decoded", covariant=True)
 
@@ -148,7 +152,7 @@ class ImageReader:
         number = int(self._dataset.shard[row])
         # A shard's reason first: it holds for all of its images, whoever met which before.
         reason = self._shard_reasons.get(number) or self._image_reasons[row]
-        shard = self._dataset.manifest.shards[number].path
+        shard = redacted(self._dataset.manifest.shards[number].path)
         return BrokenRecord(row=row, shard=shard, key=self._dataset.key(row), reason=reason)
 
     def label(self, row: int) -> int | NDArray[np.int8]:
@@ -160,7 +164,28 @@ class ImageReader:
     def name(self, row: int) -> str:
         """Key and shard of a row, for messages."""
         shard = self._dataset.manifest.shards[self._dataset.shard[row]].path
-        return f"image {self._dataset.key(row)} of shard {shard}"
+        return f"image {self._dataset.key(row)} of shard {redacted(shard)}"
+
+    @property
+    def has_remote_shards(self) -> bool:
+        """Whether any shard lies elsewhere."""
+        return self._shards.has_remote_shards
+
+    def follow(self, passages_from: Callable[[int], Passages]) -> None:
+        """Fetch remote shards ahead of where reading stands, if there are any."""
+        if self._shards.has_remote_shards:
+            self._shards.remote.follow(passages_from)
+
+    def move_to(self, place: int) -> None:
+        """Say where reading stands, for what `follow` was given."""
+        if self._shards.has_remote_shards:
+            self._shards.remote.move_to(place)
+
+    def remote_statistics(self) -> dict[str, float]:
+        """What remote shards cost since the last call; empty if there are none."""
+        if not self._shards.has_remote_shards:
+            return {}
+        return self._shards.remote.statistics.read_and_reset()
 
     def close(self) -> None:
         """Close the shards."""

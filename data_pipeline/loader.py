@@ -19,12 +19,13 @@ from configs.errors import RefusedInput
 from configs.groups import LoaderConfig
 from data_pipeline.augment import EvalTransform, TrainTransform
 from data_pipeline.batch import PADDING_ROW, Batch
+from data_pipeline.batch_slots import fill_eval_slot, fill_train_slot
 from data_pipeline.batch_threads import BatchThreads, PendingBatch
 from data_pipeline.broken import BrokenList, BrokenRecord, check_broken_budget
-from data_pipeline.decode import decode_image
-from data_pipeline.image_reader import ImageReader, LoadingFailed, naming
+from data_pipeline.image_reader import ImageReader, LoadingFailed
 from data_pipeline.index import ShardedDataset
 from data_pipeline.order import SampleOrder
+from data_pipeline.passages import passages_of_order, passages_of_rows
 from data_pipeline.worker_processes import num_usable_cores
 
 __all__ = ["Batch", "EvalLoader", "LoadingFailed", "TrainLoader"]
@@ -74,7 +75,7 @@ class TrainLoader:
         digests = (identity["manifest_digest"], identity["filter_digest"])
         if digests != (self.dataset.digest, self.dataset.filter_digest):
             raise RefusedInput(
-                f"the order was made for other images than those of {self.dataset.folder} "
+                f"the order was made for other images than those of {self.dataset.place} "
                 "(another dataset or another filter)"
             )
         self._known_broken = BrokenList(self.quarantine or ())
@@ -86,6 +87,7 @@ class TrainLoader:
         )
         self._ahead = self.position
         self._met_ahead: deque[set[int]] = deque()  # broken rows met, of each pending batch
+        self._reader.follow(passages_of_order(self.order, self.rank, self.world_size))
         self._threads = BatchThreads(self.threads or self.loader.threads or num_usable_cores())
         # Also ends the threads of a loader that nobody closed, at the latest when Python exits.
         self._finalizer = weakref.finalize(self, _close, self._threads, self._reader)
@@ -149,7 +151,17 @@ class TrainLoader:
         """Close the loader."""
         self.close()
 
+    @property
+    def has_remote_shards(self) -> bool:
+        """Whether any shard lies elsewhere, so that `remote_statistics` has something to say."""
+        return self._reader.has_remote_shards
+
+    def remote_statistics(self) -> dict[str, float]:
+        """What remote shards cost since the last call (docs/remote.md); empty if there are none."""
+        return self._reader.remote_statistics()
+
     def _read_ahead(self) -> None:
+        self._reader.move_to(self.position)
         # Batches are allocated here, in the training thread: a thread of ours has no CUDA device.
         while len(self._threads) < self.loader.read_ahead_batches:
             positions = self.order.positions_of_rank(
@@ -157,8 +169,9 @@ class TrainLoader:
             )
             rows = self.order.rows_at(positions)
             slots = list(zip(positions.tolist(), rows.tolist(), strict=True))
-            self._met_ahead.append(set())
-            fill = partial(_fill_train, self._reader, self.transform, slots, self._met_ahead[-1])
+            met: set[int] = set()
+            self._met_ahead.append(met)
+            fill = partial(fill_train_slot, self._reader, self.transform, slots, met)
             batch = Batch.empty(positions, self.transform.image_size, self.dataset.set_classes)
             self._threads.submit(PendingBatch(batch, fill))
             self._ahead += self.batch_images * self.world_size
@@ -220,7 +233,10 @@ class EvalLoader:
         threads = BatchThreads(self.threads or self.loader.threads or num_usable_cores())
         try:
             submitted = 0
+            first, end = self._rows_of_rank()
+            reader.follow(lambda _: passages_of_rows(self.dataset.shard, first, end))
             for number in range(len(self)):
+                reader.move_to(first + number * self.batch_images)
                 while submitted < min(number + self.loader.read_ahead_batches, len(self)):
                     threads.submit(self._pending(submitted, reader))
                     submitted += 1
@@ -237,54 +253,17 @@ class EvalLoader:
     def _images_of_rank(self) -> int:
         return -(-self.dataset.num_images // self.world_size)
 
+    def _rows_of_rank(self) -> tuple[int, int]:
+        first = self._images_of_rank() * self.rank
+        return first, min(first + self._images_of_rank(), self.dataset.num_images)
+
     def _pending(self, number: int, reader: ImageReader) -> PendingBatch:
-        part = self._images_of_rank()
-        rows = part * self.rank + self.batch_images * number + np.arange(self.batch_images)
-        end = min(part * (self.rank + 1), self.dataset.num_images)
+        first, end = self._rows_of_rank()
+        rows = first + self.batch_images * number + np.arange(self.batch_images)
         rows = np.where(rows < end, rows, PADDING_ROW)
         batch = Batch.empty(rows, self.transform.image_size, self.dataset.set_classes)
-        fill = partial(_fill_eval, reader, self.transform, rows.tolist(), self._known_broken)
+        fill = partial(fill_eval_slot, reader, self.transform, rows.tolist(), self._known_broken)
         return PendingBatch(batch, fill)
-
-
-def _fill_train(
-    reader: ImageReader,
-    transform: TrainTransform,
-    slots: list[tuple[int, int]],
-    met: set[int],
-    batch: Batch,
-    slot: int,
-) -> None:
-    position, row = slots[slot]
-    with naming(reader, row):
-        found = reader.readable_image(row, met, partial(transform.decode, position=position))
-        if found is None:
-            batch.images[slot].zero_()
-        else:
-            row, image = found
-            transform(image, position, batch.images[slot])
-    batch.set_source(slot, row, reader.label(row))
-
-
-def _fill_eval(
-    reader: ImageReader,
-    transform: EvalTransform,
-    rows: list[int],
-    broken: BrokenList,
-    batch: Batch,
-    slot: int,
-) -> None:
-    row, image = rows[slot], None
-    if row != PADDING_ROW:
-        with naming(reader, row):
-            image = reader.image(row, decode_image)
-            if image is None:
-                broken.add(reader.record(row))
-            else:
-                transform(image, batch.images[slot])
-                batch.set_source(slot, row, reader.label(row))
-    if image is None:
-        batch.images[slot].zero_()
 
 
 def _check_budget(loader: TrainLoader | EvalLoader) -> None:
@@ -294,5 +273,7 @@ def _check_budget(loader: TrainLoader | EvalLoader) -> None:
 
 
 def _close(threads: BatchThreads, reader: ImageReader) -> None:
-    threads.close()
+    # The reader first: it ends transfers that the threads may be waiting for.
+    threads.cancel_all()
     reader.close()
+    threads.close()

@@ -21,7 +21,6 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -227,7 +226,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "each with position, shard, key and label, separated by blanks.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("dir", type=Path, help="folder of shards (manifest.json, index.parquet)")
+    parser.add_argument("dir", help="folder or URL of shards (manifest.json, index.parquet)")
     parser.add_argument("--seed", type=int, default=0, help="the run's seed")
     parser.add_argument("--streams", type=int, default=768, help="the run's data.streams")
     parser.add_argument("--world-size", type=int, default=1, help="number of ranks")
@@ -263,6 +262,7 @@ def _without_blanks(name: str) -> str:
 def main(argv: Sequence[str]) -> int:
     """Print the order; see the module's text."""
     from data_pipeline.index import open_dataset
+    from data_pipeline.location import redacted
     from data_pipeline.subset import subset_of
 
     options = _parse(argv)
@@ -276,7 +276,7 @@ def main(argv: Sequence[str]) -> int:
         part = positions[start : start + 4096]
         for position, row in zip(part.tolist(), order.rows_at(part).tolist(), strict=True):
             shard = dataset.manifest.shards[dataset.shard[row]].path
-            names = f"{_without_blanks(shard)} {_without_blanks(dataset.key(row))}"
+            names = f"{_without_blanks(redacted(shard))} {_without_blanks(dataset.key(row))}"
             print(f"{position} {names} {dataset.label[row]}")  # noqa: T201
     return 0
 

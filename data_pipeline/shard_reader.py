@@ -12,9 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_pipeline.broken import BrokenImage, BrokenShard
 from data_pipeline.index import ShardedDataset
+from data_pipeline.location import ShardLocation, is_url
+
+if TYPE_CHECKING:
+    from data_pipeline.remote.shards import RemoteShards
 
 # Before each further attempt where the storage reports an error: a server that restarts, a handle
 # that went stale.
@@ -32,8 +37,10 @@ class _OpenShard:
 class ShardReader:
     """Keeps the shards that are being read open, least recently used ones closed beyond a bound.
 
+    Remote shards are read through `data_pipeline.remote`, as the dataset's `access` says.
+
     Args:
-        dataset: the images; their shards are local files.
+        dataset: the images.
         max_open: shards kept open; None means half of what the system lets a process open.
     """
 
@@ -45,17 +52,37 @@ class ShardReader:
         self.max_open = max_open or min(limit, 4096)
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._lock = threading.Lock()
+        self._locations: dict[int, ShardLocation] = {}
+        self._remote: RemoteShards | None = None
+        # Whether any shard lies elsewhere.
+        self.has_remote_shards = dataset.origin.url is not None or any(
+            is_url(entry.path) for entry in dataset.manifest.shards
+        )
+
+    @property
+    def remote(self) -> RemoteShards:
+        """What reads the remote shards of the dataset."""
+        with self._lock:
+            if self._remote is None:
+                from data_pipeline.remote.shards import RemoteShards  # imports requests and fsspec
+
+                self._remote = RemoteShards(self._dataset)
+            return self._remote
 
     def read(self, row: int) -> bytearray:
         """Bytes of the image file of a row.
 
         Raises:
-            BrokenShard: the shard is missing, cannot be opened or is not of its size.
+            BrokenShard: the shard is missing, cannot be opened, is not of its size or, where it
+                came from elsewhere into the cache, not of its digest.
+            ShardUnavailable: a remote shard could not be had within its budget of time.
             BrokenImage: the storage fails at these bytes, again and again.
             OSError: no more files can be opened.
         """
         dataset = self._dataset
         shard, offset = int(dataset.shard[row]), int(dataset.offset[row])
+        if isinstance(self._location(shard), str):
+            return self._read_remote(shard, offset, int(dataset.size[row]))
         data = bytearray(dataset.size[row])
         with self._shard(shard) as descriptor:
             try:
@@ -71,6 +98,25 @@ class ShardReader:
         with self._lock:
             self.max_open = 0
             self._close_oldest()
+        if self._remote is not None:
+            self._remote.close()
+
+    def _read_remote(self, shard: int, offset: int, size: int) -> bytearray:
+        from data_pipeline.remote.faults import ShardWrong
+
+        try:
+            return self.remote.read(shard, offset, size)
+        except ShardWrong as wrong:
+            # Whoever asks finds it so. An outage is not: it ends the run, which then goes on from
+            # its checkpoint with the same images.
+            raise BrokenShard(str(wrong)) from wrong
+
+    def _location(self, shard: int) -> ShardLocation:
+        # Asked for every image; what a name in the manifest means is worked out once.
+        found = self._locations.get(shard)
+        if found is None:
+            found = self._locations[shard] = self._dataset.shard_location(shard)
+        return found
 
     @contextmanager
     def _shard(self, shard: int) -> Iterator[int]:

@@ -13,6 +13,7 @@ from configs.errors import RefusedInput
 from configs.load import load_config
 from configs.schema import PretrainConfig
 from data_pipeline.dataset import ShardedDataset, open_dataset
+from data_pipeline.location import ShardAccess
 from data_pipeline.subset import add_subset_options, subset_of
 
 _CLASSES_SHOWN = 20
@@ -79,7 +80,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("dir", type=Path, help="folder with manifest.json and index.parquet")
+    add("dir", help="folder or URL with manifest.json and index.parquet")
+    add("--absolute-shards", action="store_true", help="read shards outside the folder or URL too")
     add("--all-classes", action="store_true", help="list every class")
     add("--contact-sheet", type=Path, metavar="FILE", help="picture to write, e.g. sheet.png")
     add("--images", type=int, default=32, metavar="N", help="images in the picture (default 32)")
@@ -123,7 +125,8 @@ def main(argv: Sequence[str]) -> int:
     """Describe the dataset and draw the picture if one is asked for."""
     options = _parse(argv)
     _check(options)
-    dataset = subset_of(open_dataset(options.dir), options, options.seed)
+    access = ShardAccess(absolute_shards=options.absolute_shards)
+    dataset = subset_of(open_dataset(options.dir, access), options, options.seed)
     print(describe(dataset, all_classes=options.all_classes))  # noqa: T201
     if options.contact_sheet is not None:
         _draw(dataset, options)

@@ -88,7 +88,7 @@ def choice_told(whole: ShardedDataset, chosen: ShardedDataset) -> str | None:
     if chosen.filter_digest == whole.filter_digest:
         return None
     return (
-        f"{whole.folder}: using {chosen.num_images:,} of {whole.num_images:,} images; "
+        f"{whole.place}: using {chosen.num_images:,} of {whole.num_images:,} images; "
         f"{chosen.num_classes:,} classes (the data has {whole.num_classes:,})"
     )
 
@@ -142,7 +142,7 @@ def _classes_of(dataset: ShardedDataset, options: SubsetConfig) -> _Classes:
         classes = _mapped(dataset, options.label_map)
     if options.classes is None:
         return classes
-    wanted = _numbers_of_names(options.classes, classes.names, dataset.folder)
+    wanted = _numbers_of_names(options.classes, classes.names, dataset.place)
     new_number = np.full(len(classes.names) + 1, -1)  # the last one for what was left out before
     new_number[wanted] = np.arange(len(wanted))
     names = tuple(classes.names[number] for number in wanted)
@@ -157,7 +157,7 @@ def _mapped(dataset: ShardedDataset, path: Path) -> _Classes:
         [name for name, old in zip(new_names, olds, strict=True) if old is None],
         dataset.classes,
         f"data.label_map = {path}",
-        dataset.folder,
+        dataset.place,
     )
     names = tuple(sorted(set(new_names.values())))
     number_of = {name: number for number, name in enumerate(names)}
@@ -183,13 +183,13 @@ class _ClassNames:
         return self._numbers.get(name)
 
 
-def _numbers_of_names(wanted: Sequence[str], names: tuple[str, ...], folder: Path) -> list[int]:
+def _numbers_of_names(wanted: Sequence[str], names: tuple[str, ...], place: str) -> list[int]:
     """Numbers of the wanted classes, ascending, so that the order of asking does not matter."""
     listed = [line for name in wanted for line in _names_in(name)]
     known = _ClassNames(names)
     found = {name: known.find(name) for name in listed}
     unknown = [name for name, number in found.items() if number is None]
-    _refuse_unknown(unknown, names, "data.classes", folder)
+    _refuse_unknown(unknown, names, "data.classes", place)
     return sorted({number for number in found.values() if number is not None})
 
 
@@ -208,9 +208,7 @@ def _names_in(name: str) -> list[str]:
     raise RefusedInput(f"data.classes = {name}: the file names no class; give one a line")
 
 
-def _refuse_unknown(
-    unknown: Sequence[str], names: tuple[str, ...], where: str, folder: Path
-) -> None:
+def _refuse_unknown(unknown: Sequence[str], names: tuple[str, ...], where: str, place: str) -> None:
     if not unknown:
         return
     told = []
@@ -218,10 +216,10 @@ def _refuse_unknown(
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         told.append(f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
     more = f" and {len(unknown) - _SHOWN_NAMES} more" if len(unknown) > _SHOWN_NAMES else ""
-    remedy = f"`python -m data_pipeline.show {folder} --all-classes` lists its classes"
+    remedy = f"`python -m data_pipeline.show {place} --all-classes` lists its classes"
     if len(names) <= _LISTED_CLASSES:
         remedy = f"there are {', '.join(map(repr, names))}"
-    raise RefusedInput(f"{where}: {folder} has no class {', '.join(told)}{more}; {remedy}")
+    raise RefusedInput(f"{where}: {place} has no class {', '.join(told)}{more}; {remedy}")
 
 
 def _rows_of_classes(
@@ -240,7 +238,7 @@ def _rows_of_classes(
 def _refuse_nothing(dataset: ShardedDataset, rows: IntArray, why: str) -> None:
     if rows.size == 0:
         raise RefusedInput(
-            f"{dataset.folder}: no image is left of {dataset.num_images}: {why}; choose more"
+            f"{dataset.place}: no image is left of {dataset.num_images}: {why}; choose more"
         )
 
 

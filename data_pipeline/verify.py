@@ -29,6 +29,7 @@ from data_pipeline.foreign_labels import (
 )
 from data_pipeline.index_table import disagreements, index_digest, read_index
 from data_pipeline.label_sets import LabelSet
+from data_pipeline.location import Origin, ShardAccess
 from data_pipeline.manifest import Manifest, file_sha256
 from data_pipeline.tar_samples import DamagedTar, MemberPlace, TarSample, read_samples
 from data_pipeline.worker_processes import num_usable_cores
@@ -77,7 +78,9 @@ def verify_dataset(
     problems = disagreements(manifest, table)
     if index_digest(table) != manifest.index_digest:
         problems.append("the content of index.parquet does not have the digest in manifest.json")
-    dataset = ShardedDataset(folder, manifest, table)
+    # Whoever verifies wants to know of every shard, wherever it lies; no image is shown.
+    origin = Origin(access=ShardAccess(absolute_shards=True))
+    dataset = ShardedDataset(folder, manifest, table, origin=origin)
     # Not in order if the index is damaged; then too every row belongs to the shard that it names.
     rows = np.argsort(dataset.shard, kind="stable")
     edges = np.searchsorted(dataset.shard[rows], np.arange(len(manifest.shards) + 1)).tolist()

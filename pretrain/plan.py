@@ -93,6 +93,7 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
         RefusedInput: They do not fit together; the message names keys and values.
     """
     from data_pipeline.index import open_dataset
+    from data_pipeline.location import ShardAccess
     from data_pipeline.order import SampleOrder
     from data_pipeline.subset import choice_told, class_images, shortage_told, training_images
     from tracking.run import check_settings
@@ -107,8 +108,9 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
             "(python -m data_pipeline.build makes one)"
         )
     micro_images, accumulation_steps = split_batch(config.batch, ranks.world_size)
-    whole = open_dataset(config.data.train)
-    validation = open_dataset(config.data.val) if config.data.val else None
+    access = ShardAccess.from_config(config.data, ranks.local_world_size)
+    whole = open_dataset(config.data.train, access)
+    validation = open_dataset(config.data.val, access) if config.data.val else None
     _check_same_classes(whole, validation)
     _check_label_kind(config, whole, validation)
     train = training_images(whole, config.data, seed=config.seed)
@@ -171,7 +173,7 @@ def _agreed_classes(config: PretrainConfig, train: ShardedDataset) -> int:
     wanted = config.model.num_classes
     if wanted is not None and wanted != train.num_classes:
         raise RefusedInput(
-            f"model.num_classes = {wanted}, but {train.folder} has {train.num_classes} classes; "
+            f"model.num_classes = {wanted}, but {train.place} has {train.num_classes} classes; "
             "leave model.num_classes out or correct data.train"
         )
     return train.num_classes
@@ -180,8 +182,8 @@ def _agreed_classes(config: PretrainConfig, train: ShardedDataset) -> int:
 def _check_same_classes(train: ShardedDataset, validation: ShardedDataset | None) -> None:
     if validation is not None and validation.classes != train.classes:
         raise RefusedInput(
-            f"data.val = {validation.folder} does not have the classes of data.train = "
-            f"{train.folder}: {_first_difference(train.classes, validation.classes)}"
+            f"data.val = {validation.place} does not have the classes of data.train = "
+            f"{train.place}: {_first_difference(train.classes, validation.classes)}"
         )
 
 
@@ -190,20 +192,20 @@ def _check_label_kind(
 ) -> None:
     if validation is not None and validation.is_multi_label != train.is_multi_label:
         raise RefusedInput(
-            f"data.train = {train.folder} has {_label_kind(train)}, data.val = "
-            f"{validation.folder} has {_label_kind(validation)}; give two of a kind"
+            f"data.train = {train.place} has {_label_kind(train)}, data.val = "
+            f"{validation.place} has {_label_kind(validation)}; give two of a kind"
         )
     if not train.is_multi_label:
         return
     if config.loss.kind != "sigmoid":
         raise RefusedInput(
-            f"loss.kind = {config.loss.kind}, but the images of data.train = {train.folder} show "
+            f"loss.kind = {config.loss.kind}, but the images of data.train = {train.place} show "
             "several classes each; set --loss.kind sigmoid"
         )
     if config.loss.label_smoothing:
         raise RefusedInput(
             f"loss.label_smoothing = {config.loss.label_smoothing} spreads one label over all "
-            f"classes, but data.train = {train.folder} has label sets; set it to 0"
+            f"classes, but data.train = {train.place} has label sets; set it to 0"
         )
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from pretrain.quarantine import share_broken_images
+from pretrain.remote_report import remote_metrics
 from pretrain.state import Training
 from tracking import metric_names as names
 from tracking.system import system_metrics
@@ -24,6 +25,7 @@ def report(training: Training) -> None:
     if not math.isnan(loss):
         training.health.loss_logged(loss, training.position)
     share_broken_images(training)
+    remote = remote_metrics(training)
     if not plan.ranks.is_main:
         training.meter.read_and_reset()
         return
@@ -37,6 +39,7 @@ def report(training: Training) -> None:
         names.TRAIN_SKIPPED_UPDATES: float(training.health.skipped),
         names.TRAIN_REWINDS: float(len(training.health.rewinds)),
         **{f"throughput/{name}": v for name, v in training.meter.read_and_reset().items()},
+        **remote,
         **system_metrics(),
     }
     training.tracked.log_metrics(step, values)

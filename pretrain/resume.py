@@ -31,6 +31,12 @@ MAY_CHANGE = (
     "data.classes",  # and these files: the images and labels that they choose are compared
     "data.label_map",
     "data.exclude",
+    "data.cache_dir",  # where bytes come from does not change which they are
+    "data.cache_bytes",
+    "data.retry_seconds",
+    "data.stall_seconds",
+    "data.absolute_shards",
+    "data.allow_commands",
     "data.max_broken_fraction",
     "data.eval_resize_px",
     "batch.micro_images",  # with the number of ranks; the images of a step stay the same

@@ -127,6 +127,6 @@ def _what_is_not_finite(training: Training, losses: torch.Tensor) -> str:
     )
     return (
         f"step {training.step} (positions {first} to {first + size - 1}): {cause}. To see them: "
-        f"python -m data_pipeline.order {plan.train.folder} --seed {plan.config.seed} "
+        f"python -m data_pipeline.order {plan.train.place} --seed {plan.config.seed} "
         f"--streams {plan.config.data.streams} --start {first} --count {size}."
     )

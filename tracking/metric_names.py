@@ -9,6 +9,13 @@ TRAIN_BROKEN_IMAGES = "train/broken_images"
 TRAIN_SKIPPED_UPDATES = "train/skipped_updates"
 TRAIN_REWINDS = "train/rewinds"
 
+REMOTE_BYTES = "data/remote_bytes"
+REMOTE_SHARDS = "data/remote_shards"
+REMOTE_RETRIES = "data/remote_retries"
+REMOTE_WAIT_SECONDS = "data/remote_wait_seconds"
+CACHE_HIT_FRACTION = "data/cache_hit_fraction"
+STRAIGHT_READS = "data/straight_reads"
+
 IMAGES_PER_SECOND = "throughput/images_per_second"
 DATA_WAIT_FRACTION = "throughput/data_wait_fraction"
 MFU = "throughput/mfu"

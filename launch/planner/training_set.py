@@ -78,24 +78,25 @@ def describe_training_set(
 
 def _from_shards(config: PretrainConfig) -> TrainingSet | None:
     from data_pipeline.index import MANIFEST_FILE, open_dataset
+    from data_pipeline.location import ShardAccess, is_url
     from data_pipeline.subset import training_images
 
-    folder = config.data.train
-    if folder is None or not (folder / MANIFEST_FILE).is_file():
+    place = config.data.train
+    if place is None or not (is_url(place) or (Path(place) / MANIFEST_FILE).is_file()):
         return None
-    whole = open_dataset(folder)
+    whole = open_dataset(place, ShardAccess.from_config(config.data))
     chosen = training_images(whole, config.data, seed=config.seed)
     num_bytes = sum(shard.num_bytes for shard in whole.manifest.shards)
     return TrainingSet(
         chosen.num_images,
         chosen.num_classes,
         num_bytes / whole.num_images,
-        f"the shards in {folder}",
+        f"the shards in {place}",
     )
 
 
-def _from_table(folder: Path | None) -> TrainingSet | None:
-    words = [part.lower() for part in folder.parts] if folder else []
+def _from_table(place: str | None) -> TrainingSet | None:
+    words = [part.lower() for part in Path(place).parts] if place else []
     for name, spellings in _WORDS.items():
         if any(spelling in words for spelling in spellings):
             return _KNOWN[name]

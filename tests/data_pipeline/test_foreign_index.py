@@ -20,6 +20,7 @@ from data_pipeline import foreign_places
 from data_pipeline.foreign_index import IndexOptions, index_shards
 from data_pipeline.foreign_places import find_shards
 from data_pipeline.index import main, open_dataset, read_index
+from data_pipeline.location import ShardAccess
 from data_pipeline.manifest import Manifest
 from data_pipeline.verify import verify_dataset
 from tests.data_pipeline.official_layouts import image_bytes
@@ -47,7 +48,7 @@ def labelled(number: int, **labels) -> dict:
 
 def assert_reads_back(folder: Path, samples: list[dict]) -> None:
     """Keys, extensions, sizes and bytes of all images, in order."""
-    dataset = open_dataset(folder)
+    dataset = open_dataset(folder, ShardAccess(absolute_shards=True))
     assert dataset.num_images == len(samples)
     assert dataset.manifest.foreign
     for row, sample in enumerate(samples):
@@ -71,7 +72,7 @@ def test_numbers_stay_numbers(tmp_path, metadata):
     pattern = write_shards(tmp_path / "tars", samples)
     summary = index_shards(pattern, tmp_path / "index", OPTIONS)
     assert_reads_back(tmp_path / "index", samples)
-    dataset = open_dataset(tmp_path / "index")
+    dataset = open_dataset(tmp_path / "index", ShardAccess(absolute_shards=True))
     assert dataset.label.tolist() == numbers
     assert dataset.classes == ("0", "1", "2", "3", "4")
     assert [shard.num_images for shard in summary.manifest.shards] == [3, 3, 1]
@@ -84,7 +85,7 @@ def test_names_are_numbered_in_sorted_order(tmp_path):
     pattern = write_shards(tmp_path / "tars", samples)
     options = IndexOptions("theirs", "train", label_field="species", workers=1)
     index_shards(pattern, tmp_path / "index", options)
-    dataset = open_dataset(tmp_path / "index")
+    dataset = open_dataset(tmp_path / "index", ShardAccess(absolute_shards=True))
     assert dataset.classes == ("cat", "dog", "emu")
     assert dataset.label.tolist() == [2, 0, 1, 0]
     assert verify_dataset(tmp_path / "index").problems == ()

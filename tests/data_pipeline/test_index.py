@@ -18,6 +18,7 @@ from data_pipeline.index import (
     read_index,
     write_index,
 )
+from data_pipeline.location import ShardAccess
 
 SHARDS = (ShardEntry("a.tar", 3, 4000, "aa"), ShardEntry("b.tar", 2, 3000, "bb"))
 
@@ -175,5 +176,10 @@ def test_shards_that_are_no_files_are_refused(tmp_path, path):
     write(tmp_path, shards=(replace(SHARDS[0], path=path), SHARDS[1]))
     dataset = open_dataset(tmp_path)
     assert dataset.shard_path(1) == tmp_path / "b.tar"
-    with pytest.raises(RefusedInput, match="is not a local file"):
+    with pytest.raises(RefusedInput, match=r"lies outside|runs a command"):
         dataset.shard_path(0)
+    allowed = ShardAccess(absolute_shards=True, allow_commands=True, cache_dir=tmp_path)
+    asked_for = open_dataset(tmp_path, allowed).select(np.array([0, 3]))
+    assert asked_for.shard_location(0) == path
+    with pytest.raises(RefusedInput, match="is not a local file"):
+        asked_for.shard_path(0)
