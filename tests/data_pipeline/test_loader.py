@@ -374,6 +374,20 @@ def test_a_checkpoints_list_stays_out_though_the_shard_is_back(tmp_path: Path) -
         assert loader.take_new_broken() == []
 
 
+def test_what_threads_met_ahead_is_not_listed_yet(tmp_path: Path) -> None:
+    """How far they are ahead depends on the machine; a checkpoint must not."""
+    order = SampleOrder(plain_dataset(tmp_path / "sound", [5, 5, 5]), num_streams=3, seed=5)
+    row = int(order.rows_at(np.array([2]))[0])
+    dataset = broken_dataset(tmp_path / "broken", {row})
+    settings = {"batch_images": 1, "loader": LoaderConfig(threads=1, read_ahead_batches=4)}
+    with train_loader(dataset, **settings) as loader:
+        for expected in ([], [], [row]):
+            for pending in loader._threads._pending:
+                pending.wait()
+            next(loader)
+            assert [record.row for record in loader.take_new_broken()] == expected
+
+
 def test_a_skip_forgets_what_was_met_ahead(tmp_path: Path) -> None:
     order = SampleOrder(plain_dataset(tmp_path / "sound", [5, 5, 5]), num_streams=3, seed=5)
     row = int(order.rows_at(np.array([2]))[0])
