@@ -250,9 +250,9 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     add(
         "--check",
         choices=("quick", "decode"),
-        default="quick",
-        help="quick: decode only files that do not look whole (default), which misses damage in "
-        "the middle of a JPEG; decode: all, as slow as decoding is",
+        default="decode",
+        help="decode: every image, to leave out those that do not (default); quick: only those "
+        "whose files do not look whole, which is faster and misses damage in the middle of a JPEG",
     )
     add("--keep-broken", action="store_true", help="keep images that do not decode")
 

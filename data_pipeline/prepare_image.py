@@ -1,7 +1,8 @@
 """An image file as it goes into a shard: its own bytes, unless it has to be stored anew.
 
-What is checked by default costs microseconds: a JPEG or PNG that is whole and of a usual kind is
-taken, and only what looks otherwise is decoded to know. `check="decode"` decodes every image.
+By default every image is decoded, to leave out those that do not. `check="quick"` costs
+microseconds: a JPEG or PNG that is whole and of a usual kind is taken, and only what looks otherwise
+is decoded to know.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class ImageRecipe:
     max_side: int | None = None
     quality: int = 90
     chroma: str = "420"
-    check: Check = "quick"
+    check: Check = "decode"
     keep_broken: bool = False
 
     def __post_init__(self) -> None:
@@ -68,7 +69,7 @@ class ImageRecipe:
         facts: dict[str, Any] = {}
         if self.max_side is not None:
             facts |= {"max_side": self.max_side, "quality": self.quality, "chroma": self.chroma}
-        if self.check != "quick":
+        if self.check != "decode":
             facts["check"] = self.check
         if self.keep_broken:
             facts["keep_broken"] = True
