@@ -18,7 +18,7 @@ BARE_IMAGES = 800  # held in memory by the bare loop
 
 def our_transform(options: argparse.Namespace, **augment: Any) -> Any:
     """The views of all contestants."""
-    from configs.groups import AugmentConfig
+    from configs.data_groups import AugmentConfig
     from data_pipeline import TrainTransform
 
     (area_min, area_max), (_, ratio_max) = peers.AREA, peers.RATIO
@@ -28,7 +28,7 @@ def our_transform(options: argparse.Namespace, **augment: Any) -> Any:
 
 def our_loader(options: argparse.Namespace, shards: Path, **augment: Any) -> Iterator[Any]:
     """Our loader as a training run uses it, at one rank."""
-    from configs.groups import LoaderConfig
+    from configs.data_groups import LoaderConfig
     from data_pipeline import SampleOrder, TrainLoader, open_dataset
 
     dataset = open_dataset(shards)

@@ -69,7 +69,7 @@ class Samples:
 
     def transform(self, way: str, scaling: bool) -> Any:
         """What a training run would use."""
-        from configs.groups import AugmentConfig
+        from configs.data_groups import AugmentConfig
         from data_pipeline import TrainTransform
 
         interpolation, antialias = WAYS[way]
@@ -143,7 +143,7 @@ def images_per_second(work: Work, count: int, num_threads: int) -> float:
 
 def loader_images_per_second(samples: Samples, way: str, num_threads: int) -> float:
     """Throughput of the whole loader, after a warm-up."""
-    from configs.groups import LoaderConfig
+    from configs.data_groups import LoaderConfig
     from data_pipeline import TrainLoader
 
     batch, count = 64, max(len(samples.files) // 64, 4)

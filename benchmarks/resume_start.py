@@ -56,7 +56,7 @@ def passed_over(options: argparse.Namespace) -> int:
 
 def vitrain(options: argparse.Namespace) -> Any:
     """Our loader, told its position."""
-    from configs.groups import AugmentConfig, LoaderConfig
+    from configs.data_groups import AugmentConfig, LoaderConfig
     from data_pipeline import SampleOrder, TrainLoader, TrainTransform, open_dataset
 
     dataset = open_dataset(options.shards)

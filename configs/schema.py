@@ -8,13 +8,11 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic import Field, model_validator
 
+from configs.data_groups import AugmentConfig, DataConfig, LoaderConfig
 from configs.groups import (
-    AugmentConfig,
     BatchConfig,
     CheckpointConfig,
-    DataConfig,
     EvaluationConfig,
-    LoaderConfig,
     LoggingConfig,
     LossConfig,
     ModelConfig,

@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-from configs.groups import AugmentConfig
+from configs.data_groups import AugmentConfig
 from data_pipeline.decode import Buffer, check_pixels, decode_image
 from data_pipeline.gpu_decode import gpu_decoder
 from data_pipeline.jpeg_crop import Box, covering_eighths, jpeg_cropper, write_planes

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from configs.data_groups import LoaderConfig
 from configs.errors import RefusedInput
-from configs.groups import LoaderConfig
 from data_pipeline.augment import TrainTransform
 from data_pipeline.broken import BrokenImage, BrokenShard
 from data_pipeline.dataset import ShardedDataset

@@ -13,8 +13,8 @@ import torch
 from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
+from configs.data_groups import AugmentConfig
 from configs.errors import RefusedInput
-from configs.groups import AugmentConfig
 from data_pipeline.jpeg_crop import Box, jpeg_cropper
 from data_pipeline.resizing import Resizing
 

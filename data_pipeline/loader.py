@@ -15,8 +15,8 @@ from types import TracebackType
 
 import numpy as np
 
+from configs.data_groups import LoaderConfig
 from configs.errors import RefusedInput
-from configs.groups import LoaderConfig
 from data_pipeline.augment import EvalTransform, TrainTransform
 from data_pipeline.batch import PADDING_ROW, Batch
 from data_pipeline.batch_slots import fill_eval_slot, fill_train_slot

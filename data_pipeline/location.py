@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from configs.data_groups import DataConfig
 from configs.errors import RefusedInput
-from configs.groups import DataConfig
 
 COMMAND_PREFIX = "pipe:"
 # A local file, or the URL of a remote one (a string that may also be a `pipe:` command).

@@ -1,8 +1,8 @@
 """An image file as it goes into a shard: its own bytes, unless it has to be stored anew.
 
 By default every image is decoded, to leave out those that do not. `check="quick"` costs
-microseconds: a JPEG or PNG that is whole and of a usual kind is taken, and only what looks otherwise
-is decoded to know.
+microseconds: a JPEG or PNG that is whole and of a usual kind is taken, and only what looks
+otherwise is decoded to know.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _unchanged(
 def _decode(data: bytes) -> Any:
     """Pixels as training would see them, a uint8 tensor (3, height, width)."""
     # Imported here: torch takes seconds, and most builds need to decode nothing.
-    from configs.groups import LoaderConfig
+    from configs.data_groups import LoaderConfig
     from data_pipeline.broken import BrokenImage
     from data_pipeline.decode import decode_image
 

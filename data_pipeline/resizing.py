@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch.nn.functional import interpolate
 
+from configs.data_groups import AugmentConfig
 from configs.errors import RefusedInput
-from configs.groups import AugmentConfig
 from data_pipeline.jpeg_crop import Box
 
 

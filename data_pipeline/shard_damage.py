@@ -10,7 +10,7 @@ from typing import IO
 
 import numpy as np
 
-from configs.groups import LoaderConfig
+from configs.data_groups import LoaderConfig
 from data_pipeline.broken import BrokenImage, BrokenRecord
 from data_pipeline.dataset import ShardedDataset
 from data_pipeline.manifest import file_sha256

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from configs.data_groups import LoaderConfig
 from configs.errors import RefusedInput
-from configs.groups import LoaderConfig
 from data_pipeline.dataset import ShardedDataset
 from data_pipeline.foreign_labels import (
     Unlabelled,

@@ -143,8 +143,7 @@ class CheckpointStore:
 
         Each newer one that is passed over is reported as a warning, with what is wrong with it.
 
-        Args:
-            up_to_step: Look only at checkpoints of this step and before; None looks at all.
+        With `up_to_step` only checkpoints of that step and before are looked at.
         """
         for folder in reversed(self._folders()):
             if up_to_step is not None and _step_of(folder) > up_to_step:
@@ -202,10 +201,7 @@ class DamagedCheckpoint(Exception):
 
 
 def look_into(store_folder: Path) -> list[tuple[Path, dict[str, Any] | DamagedCheckpoint]]:
-    """Every folder of checkpoints, oldest first, with its marker or what is wrong with it.
-
-    Reads all files to compare their digests. Saves under way or interrupted are among them.
-    """
+    """Every folder of a checkpoint or a save, oldest first: its marker, or what is wrong with it."""
     found: list[tuple[Path, dict[str, Any] | DamagedCheckpoint]] = []
     for folder in sorted(store_folder.glob("*step-*"), key=lambda path: (_step_of(path), path)):
         try:

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from configs.groups import LoaderConfig
+from configs.data_groups import LoaderConfig
 from data_pipeline.broken import BrokenList
 from data_pipeline.dataset import ShardedDataset
 from data_pipeline.image_reader import ImageReader

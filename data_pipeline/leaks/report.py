@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from configs.groups import LoaderConfig
+from configs.data_groups import LoaderConfig
 from data_pipeline.broken import BrokenImage, BrokenShard
 from data_pipeline.dataset import ShardedDataset, open_dataset
 from data_pipeline.leaks.search import KINDS

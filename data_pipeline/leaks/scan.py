@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from configs.groups import LoaderConfig
+from configs.data_groups import LoaderConfig
 from data_pipeline.broken import BrokenList, BrokenRecord
 from data_pipeline.dataset import ShardedDataset
 from data_pipeline.image_reader import ImageReader

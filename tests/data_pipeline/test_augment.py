@@ -8,8 +8,8 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
+from configs.data_groups import AugmentConfig
 from configs.errors import RefusedInput
-from configs.groups import AugmentConfig
 from data_pipeline.augment import EvalTransform, TrainTransform, normalise
 from data_pipeline.position_draws import PositionDraws, draws_key
 from data_pipeline.resizing import fit_over

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from configs.groups import AugmentConfig
+from configs.data_groups import AugmentConfig
 from data_pipeline.augment import TrainTransform
 from data_pipeline.broken import BrokenImage
 from data_pipeline.decode import decode_image

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from configs.data_groups import AugmentConfig
 from configs.errors import RefusedInput
-from configs.groups import AugmentConfig
 from data_pipeline import gpu_decode
 from data_pipeline.augment import Crop, TrainTransform
 from data_pipeline.broken import BrokenImage

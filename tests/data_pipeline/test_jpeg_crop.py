@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2 import functional as reference
 
-from configs.groups import AugmentConfig
+from configs.data_groups import AugmentConfig
 from data_pipeline import jpeg_crop
 from data_pipeline.augment import Crop, TrainTransform
 from data_pipeline.broken import BrokenImage

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from configs.data_groups import AugmentConfig, LoaderConfig
 from configs.errors import RefusedInput
-from configs.groups import AugmentConfig, LoaderConfig
 from data_pipeline import (
     Batch,
     EvalLoader,
@@ -528,7 +528,7 @@ def test_a_process_ends_though_nobody_closed(dataset: ShardedDataset, ending: st
     code = textwrap.dedent(
         f"""
         import sys
-        from configs.groups import AugmentConfig, LoaderConfig
+        from configs.data_groups import AugmentConfig, LoaderConfig
         from data_pipeline import SampleOrder, TrainLoader, TrainTransform, open_dataset
         dataset = open_dataset({str(dataset.folder)!r})
         loader = TrainLoader(

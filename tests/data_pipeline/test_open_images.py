@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from configs.data_groups import AugmentConfig
 from configs.errors import RefusedInput
-from configs.groups import AugmentConfig
 from configs.subset import SubsetConfig
 from data_pipeline import index_cache
 from data_pipeline.augment import EvalTransform, TrainTransform

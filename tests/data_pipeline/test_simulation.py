@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.groups import AugmentConfig
+from configs.data_groups import AugmentConfig
 from data_pipeline.augment import TrainTransform
 from data_pipeline.loader import TrainLoader
 from data_pipeline.order import SampleOrder

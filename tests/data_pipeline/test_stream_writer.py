@@ -173,7 +173,7 @@ def test_images_that_are_only_copied_stay_in_one_process(tmp_path, monkeypatch):
         raise AssertionError("a process was started")
 
     monkeypatch.setattr("data_pipeline.worker_processes._worker_processes", none)
-    build(tmp_path / "out", shards=4, workers=3)
+    build(tmp_path / "out", shards=4, workers=3, check="quick")
 
 
 def test_a_stream_is_neither_split_nor_uploaded(tmp_path):
