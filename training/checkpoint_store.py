@@ -201,7 +201,7 @@ class DamagedCheckpoint(Exception):
 
 
 def look_into(store_folder: Path) -> list[tuple[Path, dict[str, Any] | DamagedCheckpoint]]:
-    """Every folder of a checkpoint or a save, oldest first: its marker, or what is wrong with it."""
+    """Every folder of a checkpoint or save, oldest first: its marker, or what is wrong with it."""
     found: list[tuple[Path, dict[str, Any] | DamagedCheckpoint]] = []
     for folder in sorted(store_folder.glob("*step-*"), key=lambda path: (_step_of(path), path)):
         try:
