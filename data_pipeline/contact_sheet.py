@@ -16,7 +16,7 @@ from data_pipeline.augment import TrainTransform
 from data_pipeline.broken import BrokenImage, BrokenShard
 from data_pipeline.dataset import ShardedDataset
 from data_pipeline.decode import decode_image
-from data_pipeline.order import stable_permutation
+from data_pipeline.order import SampleOrder, stable_permutation
 from data_pipeline.shard_reader import ShardReader
 
 TILE_PX = 112
@@ -32,12 +32,15 @@ class Sheet:
     """What a contact sheet shows: `num_images` chosen by `seed`, evenly over the classes.
 
     With a `transform`, each image is followed by the views that training takes of it at five
-    positions; a tile is then at least as large as the model's input.
+    positions; a tile is then at least as large as the model's input. With an `order`, the images
+    are those at `positions` of a run, each with the one view that the run takes of it.
     """
 
     num_images: int = 32
     seed: int = 0
     transform: TrainTransform | None = None
+    order: SampleOrder | None = None
+    positions: range = range(0)
 
 
 def draw_contact_sheet(dataset: ShardedDataset, sheet: Sheet, path: Path) -> None:
@@ -46,12 +49,13 @@ def draw_contact_sheet(dataset: ShardedDataset, sheet: Sheet, path: Path) -> Non
     Raises:
         RefusedInput: It cannot be written.
     """
-    rows = choose_rows(dataset, sheet.num_images, sheet.seed)
+    rows, positions = _chosen(dataset, sheet)
     reader = ShardReader(dataset)
     tiles: list[tuple[Image.Image, str]] = []
     try:
-        for number, row in enumerate(rows.tolist()):
+        for row, at in zip(rows.tolist(), positions, strict=True):
             name = dataset.class_text(row)
+            name = name if sheet.order is None else f"{at[0]} {name}"
             try:
                 image = decode_image(reader.read(row), max_pixels=LoaderConfig().max_image_pixels)
             except (BrokenImage, BrokenShard) as error:
@@ -59,14 +63,25 @@ def draw_contact_sheet(dataset: ShardedDataset, sheet: Sheet, path: Path) -> Non
                 tiles += [(Image.new("RGB", (1, 1), "white"), "")] * _num_views(sheet)
                 continue
             tiles.append((_picture(image), name))
-            tiles += [(_picture(view), "") for view in _views(image, number, sheet)]
+            tiles += [(_picture(view), "") for view in _views(image, at, sheet)]
     finally:
         reader.close()
-    columns = _COLUMNS if sheet.transform is None else 1 + _VIEWS
+    columns = _COLUMNS if _num_views(sheet) < _VIEWS else 1 + _VIEWS
     try:
         _arranged(tiles, min(columns, len(tiles)), _tile_px(sheet)).save(path)
     except (OSError, ValueError) as error:
         raise RefusedInput(f"--contact-sheet {path} cannot be written: {error}") from error
+
+
+def _chosen(
+    dataset: ShardedDataset, sheet: Sheet
+) -> tuple[NDArray[np.int64], list[tuple[int, ...]]]:
+    """Rows to show, and for each the positions at which its views are taken."""
+    if sheet.order is not None:
+        positions = np.arange(sheet.positions.start, sheet.positions.stop)
+        return sheet.order.rows_at(positions), [(position,) for position in sheet.positions]
+    rows = choose_rows(dataset, sheet.num_images, sheet.seed)
+    return rows, [tuple(range(n * _VIEWS, (n + 1) * _VIEWS)) for n in range(len(rows))]
 
 
 def choose_rows(dataset: ShardedDataset, num_images: int, seed: int) -> NDArray[np.int64]:
@@ -82,16 +97,18 @@ def choose_rows(dataset: ShardedDataset, num_images: int, seed: int) -> NDArray[
 
 
 def _num_views(sheet: Sheet) -> int:
-    return 0 if sheet.transform is None else _VIEWS
+    if sheet.transform is None:
+        return 0
+    return _VIEWS if sheet.order is None else 1
 
 
-def _views(image: torch.Tensor, number: int, sheet: Sheet) -> list[torch.Tensor]:
+def _views(image: torch.Tensor, positions: tuple[int, ...], sheet: Sheet) -> list[torch.Tensor]:
     """What training sees of an image, each uint8 (3, height, width); none without a transform."""
     if sheet.transform is None:
         return []
-    views = torch.empty((_VIEWS, 3, *sheet.transform.image_size), dtype=torch.uint8)
-    for view in range(_VIEWS):
-        sheet.transform(image, number * _VIEWS + view, views[view])
+    views = torch.empty((len(positions), 3, *sheet.transform.image_size), dtype=torch.uint8)
+    for view, position in zip(views, positions, strict=True):
+        sheet.transform(image, position, view)
     return list(views)
 
 

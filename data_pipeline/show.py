@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,13 @@ from configs.load import load_config
 from configs.schema import PretrainConfig
 from data_pipeline.dataset import ShardedDataset, open_dataset
 from data_pipeline.location import ShardAccess
+from data_pipeline.order import SampleOrder
 from data_pipeline.subset import add_subset_options, subset_of
 
 _CLASSES_SHOWN = 20
 _BAR_CHARACTERS = 40
+_MOST_TILES = 4096
+_LAST = 2**62
 
 
 def describe(dataset: ShardedDataset, *, all_classes: bool = False) -> str:
@@ -86,6 +90,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--contact-sheet", type=Path, metavar="FILE", help="picture to write, e.g. sheet.png")
     add("--images", type=int, default=32, metavar="N", help="images in the picture (default 32)")
     add("--seed", type=int, default=0, help="of the choice of images and of their views; a run's")
+    add(
+        "--positions",
+        type=_positions,
+        metavar="A:B",
+        help="in the picture: the images that a run reads at the global positions A to B - 1, as a "
+        "log line names them; with --augmented as it sees them",
+    )
+    add("--streams", type=int, default=768, help="the run's data.streams (default 768)")
     add("--augmented", action="store_true", help="show training's views of each image too")
     add(
         "--config",
@@ -98,9 +110,23 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _positions(text: str) -> range:
+    start, colon, stop = text.partition(":")
+    if not (colon and start.isdigit() and stop.isdigit() and int(start) < int(stop) <= _LAST):
+        raise argparse.ArgumentTypeError(f"{text!r}: give A:B, for instance 96:112")
+    return range(int(start), int(stop))
+
+
 def _check(options: argparse.Namespace) -> None:
     if options.images < 1:
         raise RefusedInput(f"--images {options.images}: give at least 1")
+    if options.positions is not None:
+        if options.contact_sheet is None:
+            raise RefusedInput("--positions says what to draw: add --contact-sheet FILE")
+        if len(options.positions) > _MOST_TILES:
+            raise RefusedInput(f"--positions: give at most {_MOST_TILES} of them")
+    if options.streams < 1:
+        raise RefusedInput(f"--streams {options.streams}: give at least 1")
     if options.augmented and options.contact_sheet is None:
         raise RefusedInput("--augmented changes the picture: name it with --contact-sheet FILE")
     if options.config is not None and not options.augmented:
@@ -118,6 +144,9 @@ def _draw(dataset: ShardedDataset, options: argparse.Namespace) -> None:
         side = config.model.image_px
         transform = TrainTransform(config.augment, (side, side), options.seed)
     sheet = Sheet(num_images=options.images, seed=options.seed, transform=transform)
+    if options.positions is not None:
+        order = SampleOrder(dataset, num_streams=options.streams, seed=options.seed)
+        sheet = replace(sheet, order=order, positions=options.positions)
     draw_contact_sheet(dataset, sheet, options.contact_sheet)
 
 

@@ -127,6 +127,7 @@ def _what_is_not_finite(training: Training, losses: torch.Tensor) -> str:
     )
     return (
         f"step {training.step} (positions {first} to {first + size - 1}): {cause}. To see them: "
-        f"python -m data_pipeline.order {plan.train.place} --seed {plan.config.seed} "
-        f"--streams {plan.config.data.streams} --start {first} --count {size}."
+        f"python -m data_pipeline.show {plan.train.place} --seed {plan.config.seed} "
+        f"--streams {plan.config.data.streams} --positions {first}:{first + size} "
+        "--contact-sheet batch.png."
     )

@@ -6,6 +6,7 @@ from configs.errors import RefusedInput
 from data_pipeline.build import build_dataset
 from data_pipeline.contact_sheet import choose_rows
 from data_pipeline.index import open_dataset
+from data_pipeline.order import SampleOrder
 from data_pipeline.show import describe, main
 from tests.data_pipeline import official_layouts as layouts
 from tests.data_pipeline.sample_shards import BROKEN, plain_image, write_dataset
@@ -88,6 +89,31 @@ def test_augmented_shows_the_views_of_the_config(tmp_path):
     assert Image.open(path).height == 6 + 224 + 12 + 6
 
 
+def test_the_images_at_positions_are_those_that_a_run_reads(tmp_path):
+    greys = [20 + 20 * number for number in range(10)]
+    write_dataset(tmp_path / "d", [[plain_image(grey) for grey in greys]], num_classes=1)
+    dataset = open_dataset(tmp_path / "d")
+    path = tmp_path / "sheet.png"
+    options = ["--positions", "13:17", "--streams", "3", "--seed", "5"]
+    options += ["--contact-sheet", str(path)]
+    assert main([str(tmp_path / "d"), *options]) == 0
+    rows = SampleOrder(dataset, num_streams=3, seed=5).rows_at(np.arange(13, 17))
+    expected = [greys[row] for row in rows.tolist()]
+    sheet = np.asarray(Image.open(path))
+    assert [sheet[30, 60 + 118 * number, 0] for number in range(4)] == expected
+
+    # What the run sees of each, beside it: the view at its position.
+    config = tmp_path / "tiny.yaml"
+    config.write_text("stage: pretrain\nmodel: {image_px: 128, patch_px: 16}\n")
+    options += ["--augmented", "--config", str(config)]
+    assert main([str(tmp_path / "d"), *options]) == 0
+    sheet = np.asarray(Image.open(path))
+    assert sheet.shape[1] == 6 + 8 * 134
+    assert [sheet[64, 70 + 134 * number, 0] for number in range(8)] == np.repeat(
+        expected, 2
+    ).tolist()
+
+
 @pytest.mark.parametrize("options", [[], ["--augmented"]])
 def test_a_broken_image_is_shown_as_such(tmp_path, options):
     write_dataset(tmp_path / "d", [[plain_image(50), BROKEN]], num_classes=2)
@@ -101,6 +127,9 @@ REFUSED = {
     "not a dataset": ([".."], "holds no manifest.json"),
     "no images": (["--images", "0"], "--images 0"),
     "no picture to augment": (["--augmented"], "name it with --contact-sheet"),
+    "positions without a picture": (["--positions", "0:4"], "add --contact-sheet"),
+    "too many positions": (["--positions", "0:9999", "--contact-sheet", "s.png"], "at most 4096"),
+    "no streams": (["--streams", "0"], "--streams 0"),
     "needless config": (["--config", "c.yaml"], "add --augmented"),
     "no such folder": (["--contact-sheet", "/nowhere/sheet.png"], "cannot be written"),
     "no such format": (["--contact-sheet", "sheet.xyz"], "cannot be written"),
@@ -118,3 +147,10 @@ def test_bad_options_are_refused(photos, monkeypatch, case):
     argv = options if case == "not a dataset" else [str(photos), *options]
     with pytest.raises(RefusedInput, match=message):
         main(argv)
+
+
+@pytest.mark.parametrize("text", ["5", "7:7", "9:3", "a:b", ":4", "-1:4"])
+def test_bad_positions_are_refused(photos, capsys, text):
+    with pytest.raises(SystemExit) as left:
+        main([str(photos), f"--positions={text}"])
+    assert left.value.code == 2 and "give A:B" in capsys.readouterr().err
