@@ -18,6 +18,7 @@ import pytest
 from configs.errors import RefusedInput
 from data_pipeline.broken import BrokenShard
 from data_pipeline.dataset import ShardedDataset, open_dataset
+from data_pipeline.foreign_index import IndexOptions, index_shards
 from data_pipeline.location import ShardAccess
 from data_pipeline.remote.faults import ShardUnavailable
 from data_pipeline.shard_reader import ShardReader
@@ -290,6 +291,19 @@ def test_absolute_shard_urls_must_be_asked_for(nginx, local, tmp_path):
     finally:
         (nginx.root / "gone.tar").rename(nginx.root / "train" / SHARD_1)
     assert "hunter2" not in str(unavailable.value)
+
+
+def test_foreign_shards_are_indexed_at_their_urls_and_read_from_there(nginx, local, tmp_path):
+    pattern = f"{nginx.url}/train/part-{{000000..000003}}.tar"
+    index_shards(pattern, tmp_path / "theirs", IndexOptions("theirs", "train", workers=1))
+    with pytest.raises(RefusedInput, match="absolute_shards"):
+        images_of(open_dataset(tmp_path / "theirs"))
+    for cached in (None, tmp_path / "cache"):
+        theirs = open_dataset(tmp_path / "theirs", access(cached, absolute_shards=True))
+        assert sorted(images_of(theirs)) == sorted(images_of(local))
+    assert {p.stem for p in (tmp_path / "cache" / "shards").glob("*.tar")} == {
+        entry.sha256 for entry in local.manifest.shards
+    }
 
 
 def test_a_closed_reader_ends_its_waits(proxy):
