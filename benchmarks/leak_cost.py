@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks.loader_throughput import GENERATED, generate_shards  # noqa: E402
+from benchmarks.loader_ours import GENERATED, generate_shards  # noqa: E402
 from benchmarks.side_by_side import circumstances, compare, medians, write_json  # noqa: E402
 from data_pipeline.dataset import ShardedDataset, open_dataset  # noqa: E402
 

@@ -44,13 +44,9 @@ class FixedBatch:
         """The batch."""
         return self.batch
 
-    def take_new_broken(self) -> list[Any]:
-        """Nothing is read, so nothing is found broken."""
-        return []
-
-    def close(self) -> None:
-        """End the threads of the real loader."""
-        self.loader.close()
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the real loader's."""
+        return getattr(self.loader, name)
 
 
 def our_steps(training: Any, steps: int) -> None:
