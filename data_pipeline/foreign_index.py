@@ -20,6 +20,7 @@ from data_pipeline.foreign_places import ShardPlace, find_shards, shard_sizes
 from data_pipeline.foreign_shards import ForeignShard, read_shard, with_mapped_labels
 from data_pipeline.index_table import INDEX_SCHEMA, write_index
 from data_pipeline.label_map import read_label_map
+from data_pipeline.location import is_url
 from data_pipeline.manifest import MANIFEST_FILE, Manifest, ShardEntry
 from data_pipeline.output_folder import describe_skipped, finished_build, write_skipped
 from data_pipeline.shard_record import SkippedFile
@@ -64,7 +65,7 @@ class IndexSummary:
             f"  {manifest.name}, split {manifest.split}, in {self.output}",
             f"  data digest {manifest.digest}",
         ]
-        if any(Path(shard.path).is_absolute() for shard in manifest.shards):
+        if any(is_url(shard.path) or Path(shard.path).is_absolute() for shard in manifest.shards):
             lines.append("  its shards lie elsewhere: reading them takes --data.absolute-shards")
         return "\n".join([*lines, *describe_skipped(self.output, self.skipped)])
 

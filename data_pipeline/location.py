@@ -20,6 +20,11 @@ COMMAND_PREFIX = "pipe:"
 ShardLocation = Path | str
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# What fsspec opens on this machine, directly or wrapped.
+_LOCAL_PROTOCOLS = frozenset(
+    "file local git dir zip tar libarchive reference generic asyncwrapper "
+    "cached blockcache filecache simplecache".split()
+)
 _USER_INFO = re.compile(r"(://)[^/@\s'\"]+@")
 # Signed URLs carry their secret in the query; nothing after a "?" is needed to find a file again.
 _QUERY = re.compile(r"((?:://|url: )[^\s'\"?#]*)[?#][^\s'\")>]+")
@@ -153,7 +158,7 @@ def locate_shard(origin: Path | str, name: str, access: ShardAccess) -> ShardLoc
 
 def _below_url(origin: str, name: str, is_absolute: bool) -> str:
     if is_absolute:
-        if not is_url(name) or name.startswith(("file://", "local://")):
+        if not is_url(name) or name.partition("://")[0].lower() in _LOCAL_PROTOCOLS:
             raise RefusedInput(
                 f"{shown(origin)}: a remote manifest names the local file {name}; it may name URLs "
                 "only"

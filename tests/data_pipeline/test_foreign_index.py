@@ -22,6 +22,7 @@ from data_pipeline.foreign_places import find_shards
 from data_pipeline.index import main, open_dataset, read_index
 from data_pipeline.location import ShardAccess
 from data_pipeline.manifest import Manifest
+from data_pipeline.shard_reader import ShardReader
 from data_pipeline.verify import verify_dataset
 from tests.data_pipeline.official_layouts import image_bytes
 
@@ -456,7 +457,8 @@ def test_remote_shards_are_indexed_where_they_lie(tmp_path, samples, monkeypatch
     pattern = on_a_server(tmp_path / "bucket-a")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    index_shards(pattern, tmp_path / "remote", OPTIONS)
+    summary = index_shards(pattern, tmp_path / "remote", OPTIONS)
+    assert "reading them takes --data.absolute-shards" in summary.text()
     index_shards(str(tmp_path / "bucket-a/*.tar"), tmp_path / "local", OPTIONS)
     assert not any((tmp_path / "temporary").iterdir())
     remote, local = Manifest.load(tmp_path / "remote"), Manifest.load(tmp_path / "local")
@@ -466,6 +468,9 @@ def test_remote_shards_are_indexed_where_they_lie(tmp_path, samples, monkeypatch
     ]
     assert remote.digest == local.digest  # the same data wherever it lies
     assert read_index(tmp_path / "remote").equals(read_index(tmp_path / "local"))
+    asked_for = ShardAccess(absolute_shards=True)
+    here, there = (ShardReader(open_dataset(tmp_path / n, asked_for)) for n in ("local", "remote"))
+    assert [there.read(row) for row in range(5)] == [here.read(row) for row in range(5)]
     braces = pattern.replace("*", "{000..001}")
     assert index_shards(braces, tmp_path / "remote", OPTIONS).already_built
     fsspec.filesystem("memory").pipe_file("/bucket-a/theirs-001.tar", b"another")

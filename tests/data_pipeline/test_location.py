@@ -78,6 +78,8 @@ def test_what_was_asked_for_is_allowed(origin, name, expected):
     [
         (THERE, "/etc/passwd", ALL),  # a stranger's manifest has no business with local files
         (THERE, "file:///etc/passwd", ALL),
+        (THERE, "FILE:///etc/passwd", ALL),
+        (THERE, "git:///srv/project:HEAD@secrets", ALL),
         (HERE, "/elsewhere/../a.tar", ALL),
         (HERE, "simplecache::https://elsewhere/a.tar", ALL),
         (HERE, "pipe:cat a.tar", replace(ALL, allow_commands=False)),
