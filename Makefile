@@ -34,7 +34,7 @@ demo: setup ## pretrain on fractals, transfer to handwritten digits, compare wit
 test: setup ## every test but the soak and Slurm ones
 	$(PYTEST) $(if $(TESTS),-m "$(TESTS)")
 
-test-fast: ## unit tests only, under three minutes
+test-fast: ## unit tests only (minutes)
 	$(MAKE) test TESTS="not integration and not slow and not soak and not slurm"
 
 test-all: ## every test

@@ -48,7 +48,7 @@ class Assumptions:
     decode_images_per_core: float = _assumed(
         980,
         "images a second that one core decodes, crops and resizes to 224 px",
-        "docs/benchmarks/loader_throughput.md: 1.02 ms on an AMD EPYC core, 500 x 375 px",
+        "docs/benchmarks/loader.md: 1.0 ms of an AMD EPYC core, 500 x 375 px",
     )
     storage_gb_per_second: float = _assumed(
         2.0, "rate at which all ranks together write a checkpoint, in GB/s", "measure yours"
