@@ -63,7 +63,6 @@ def infer_architecture(
         pool = "token" if class_token and not norm_after_pool else "mean"
         if pool == "token":
             assumptions.append("that the head sees the class token")
-    head = state_dict.get("head.weight")
     architecture = Architecture(
         depth=depth,
         width=width,
@@ -71,12 +70,16 @@ def infer_architecture(
         mlp_dim=state_dict["blocks.0.mlp.fc1.weight"].shape[0],
         patch_px=patch_px,
         image_px=(grid[0] * patch_px, grid[1] * patch_px),
-        num_classes=0 if head is None else head.shape[0],
+        num_classes=_num_outputs(state_dict),
         pool=pool,
         class_token=class_token,
         norm_after_pool=norm_after_pool,
     )
     return architecture, tuple(assumptions)
+
+
+def _num_outputs(state_dict: StateDict) -> int:
+    return state_dict["head.weight"].shape[0] if "head.weight" in state_dict else 0
 
 
 def _check_is_plain_vit(state_dict: StateDict, source: str) -> None:

@@ -242,24 +242,35 @@ def start_run(
     _forget_lost_rows(files)
     clean_params = {key: redact(str(value)) for key, value in params.items()}
     all_tags = {"stage": stage, **run_tags(), **{key: str(value) for key, value in tags.items()}}
-    starts = [event for event, _ in read_rows(files.events) if event.get("kind") in STARTS]
-    all_tags["starts"] = str(len(starts) + 1)
-    if not starts:
-        facts = {"experiment": record.experiment, "run_name": record.run_name}
-        run._journal("create", params=clean_params, tags=all_tags, **facts)
-    else:
-        changed = {
-            f"resumed.{key}": value
-            for key, value in clean_params.items()
-            if starts[0].get("params", {}).get(key) != value
-        }
-        run._journal("resume", tags=all_tags | changed)
+    _journal_start(run, record, files, clean_params, all_tags)
     for name in START_FILES:
         if (files.run_dir / name).exists():
             run.log_artifact(files.run_dir / name)
     if background is not None:
         background.start()
     return run
+
+
+def _journal_start(
+    run: TrackedRun,
+    record: RunRecord,
+    files: TrackingFiles,
+    params: dict[str, str],
+    tags: dict[str, str],
+) -> None:
+    """Journal the first start with its params, a later one with what differs from the first's."""
+    starts = [event for event, _ in read_rows(files.events) if event.get("kind") in STARTS]
+    tags = {**tags, "starts": str(len(starts) + 1)}
+    if not starts:
+        facts = {"experiment": record.experiment, "run_name": record.run_name}
+        run._journal("create", params=params, tags=tags, **facts)
+        return
+    changed = {
+        f"resumed.{key}": value
+        for key, value in params.items()
+        if starts[0].get("params", {}).get(key) != value
+    }
+    run._journal("resume", tags=tags | changed)
 
 
 def _record(
