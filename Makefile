@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 PYTEST := $(BIN)/python -m pytest
-# Marks of the tests to run; empty runs all.
-TESTS := not soak and not slurm
+# Unit tests share the cores; those that start processes and servers of their own take turns.
+UNIT := not (integration or slow or soak or slurm)
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help setup lock demo test test-fast test-all lint clean
 
@@ -31,14 +32,14 @@ lock: ## pin pyproject's dependencies anew into requirements.lock
 demo: setup ## pretrain on fractals, transfer to handwritten digits, compare with scratch (minutes); AGAIN=1 starts anew
 	$(BIN)/python -m launch.demo $(if $(AGAIN),--again)
 
-test: setup ## every test but the soak and Slurm ones
-	$(PYTEST) $(if $(TESTS),-m "$(TESTS)")
+test: test-fast ## every test but the soak and Slurm ones
+	$(PYTEST) -m "(integration or slow) and not (soak or slurm)"
 
-test-fast: ## unit tests only (minutes)
-	$(MAKE) test TESTS="not integration and not slow and not soak and not slurm"
+test-fast: setup ## unit tests only (minutes)
+	$(PYTEST) $(PARALLEL) -m "$(UNIT)"
 
-test-all: ## every test
-	$(MAKE) test TESTS=
+test-all: test-fast ## every test
+	$(PYTEST) -m "integration or slow or soak or slurm"
 
 lint: setup ## ruff, mypy and the import rules
 	$(BIN)/ruff check .
