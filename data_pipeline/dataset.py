@@ -148,6 +148,15 @@ class ShardedDataset:
         """Number of the shard in `manifest.shards`, ascending."""
         return self._column("shard")
 
+    @property
+    def images_of_shards(self) -> np.ndarray:
+        """Images of each shard, int64 (num_shards,), also of those that a selection has emptied."""
+        if self._base_rows is None:
+            # The index agrees with the manifest; looking there would touch a page for each shard.
+            counts = [shard.num_images for shard in self.manifest.shards]
+            return np.array(counts, dtype=np.int64)
+        return np.diff(np.searchsorted(self.shard, np.arange(self.num_shards + 1)))
+
     @cached_property
     def offset(self) -> np.ndarray:
         """First byte of the image's file in its tar."""

@@ -20,7 +20,7 @@ FORMAT_NAME = "vitrain-shards"
 FORMAT_VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # thousands of them, in every process
 class ShardEntry:
     """One tar file. `path` is relative to the manifest's folder, or absolute for foreign shards."""
 

@@ -21,7 +21,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import quote
 
 import numpy as np
@@ -35,15 +35,11 @@ _MOST = 2**40  # positions made of such numbers fit into int64
 
 
 class ImagesInShards(Protocol):
-    """What an order needs to know of a dataset: `shard` of each image, ascending, and names."""
+    """What an order needs to know of a dataset, whose rows are in the order of its shards."""
 
     @property
-    def shard(self) -> NDArray:
-        """Shard number of every image, shape (num_images,)."""
-
-    @property
-    def manifest(self) -> Any:
-        """Whose `shards` are counted, with those that a selection has emptied."""
+    def images_of_shards(self) -> IntArray:
+        """Images of each shard, shape (shards,), also of those that a selection has emptied."""
 
     @property
     def digest(self) -> str:
@@ -94,20 +90,19 @@ class SampleOrder:
             raise RefusedInput(f"streams = {num_streams}: the order needs at least one stream")
         if num_streams > _MOST:
             raise RefusedInput(f"streams = {num_streams}: give at most {_MOST}")
-        self.num_images = len(dataset.shard)
+        counts = np.asarray(dataset.images_of_shards, dtype=np.int64)
+        self.num_images = int(counts.sum())
         if self.num_images == 0:
             raise RefusedInput("the dataset holds no image after filtering: nothing to order")
         self.num_streams = num_streams
         self.seed = seed
         self._digests = (dataset.digest, dataset.filter_digest)
-        num_shards = len(dataset.manifest.shards)
-        edges = np.searchsorted(dataset.shard, np.arange(num_shards + 1))
-        self._first_row = edges[:-1].tolist()
-        self._shard_images = np.diff(edges)
+        self._first_row = (np.cumsum(counts) - counts).tolist()
+        self._shard_images = counts
         self._lines: OrderedDict[int, tuple[IntArray, IntArray]] = OrderedDict()
-        self._permutations: OrderedDict[tuple[int, int], IntArray] = OrderedDict()
+        self._permutations: OrderedDict[tuple[int, int], NDArray] = OrderedDict()
         # Each stream stands in one shard; twice that many survive the passage into the next ones.
-        self._max_permutations = 2 * min(num_streams, num_shards) + 8
+        self._max_permutations = 2 * min(num_streams, len(counts)) + 8
         self._lock = threading.Lock()
 
     def row_at(self, position: int) -> int:
@@ -126,7 +121,7 @@ class SampleOrder:
         rows = np.empty(positions.shape, dtype=np.int64)
         epochs = positions // self.num_images
         with self._lock:
-            for epoch in np.unique(epochs).tolist():
+            for epoch in sorted(set(epochs.ravel().tolist())):
                 chosen = epochs == epoch
                 rows[chosen] = self._rows_in_epoch(
                     epoch, positions[chosen] - epoch * self.num_images
@@ -186,7 +181,7 @@ class SampleOrder:
                 self._lines.popitem(last=False)
         return self._lines[epoch]
 
-    def _permutation(self, epoch: int, shard: int) -> IntArray:
+    def _permutation(self, epoch: int, shard: int) -> NDArray:
         key = (epoch, shard)
         found = self._permutations.get(key)
         if found is not None:
@@ -194,6 +189,8 @@ class SampleOrder:
             return found
         count = int(self._shard_images[shard])
         made = stable_permutation(count, "images", self.seed, epoch, shard)
+        # Every stream holds one: in two bytes a number, as a rule, not eight.
+        made = made.astype(np.min_scalar_type(count))
         self._permutations[key] = made
         if len(self._permutations) > self._max_permutations:
             self._permutations.popitem(last=False)

@@ -72,15 +72,10 @@ class Fleet:
 
 
 def make_order(fleet: Fleet) -> SampleOrder:
-    """The sample order of the fleet's run; holds 4 bytes an image while it is made."""
+    """The sample order of the fleet's run."""
     sizes = np.full(fleet.shards, fleet.images // fleet.shards)
     sizes[: fleet.images % fleet.shards] += 1
-    images = SimpleNamespace(
-        shard=np.repeat(np.arange(fleet.shards, dtype=np.int32), sizes),
-        manifest=SimpleNamespace(shards=range(fleet.shards)),
-        digest="simulated",
-        filter_digest="",
-    )
+    images = SimpleNamespace(images_of_shards=sizes, digest="simulated", filter_digest="")
     return SampleOrder(images, num_streams=fleet.streams, seed=fleet.seed)
 
 

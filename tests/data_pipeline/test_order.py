@@ -31,12 +31,7 @@ seeds = st.integers(0, 2**31)
 
 def images(lengths: list[int]) -> Any:
     """What an order needs to know of a dataset whose shards hold so many images."""
-    return SimpleNamespace(
-        shard=np.repeat(np.arange(len(lengths), dtype=np.int32), lengths),
-        manifest=SimpleNamespace(shards=[None] * len(lengths)),
-        digest="d",
-        filter_digest="",
-    )
+    return SimpleNamespace(images_of_shards=np.array(lengths), digest="d", filter_digest="")
 
 
 def reference_epoch(lengths: list[int], num_streams: int, seed: int, epoch: int) -> list[int]:
@@ -65,12 +60,12 @@ def reference_epoch(lengths: list[int], num_streams: int, seed: int, epoch: int)
 def test_passages_tell_every_shard_of_every_position(
     lengths: list[int], streams: int, seed: int, world_size: int
 ) -> None:
-    dataset = images(lengths)
-    order = SampleOrder(dataset, num_streams=streams, seed=seed)
+    order = SampleOrder(images(lengths), num_streams=streams, seed=seed)
+    shard_of = np.repeat(np.arange(len(lengths)), lengths)
     for epoch in range(2):
         start = epoch * sum(lengths)
         read = reference_epoch(lengths, streams, seed, epoch)
-        shards = {start + q: int(dataset.shard[row]) for q, row in enumerate(read)}
+        shards = {start + q: int(shard_of[row]) for q, row in enumerate(read)}
         for rank in range(world_size):
             told = {}
             for first, last, shard in order.passages(epoch, rank, world_size).T.tolist():
@@ -157,7 +152,7 @@ def test_a_far_position_costs_one_shuffle_and_one_permutation(
 @pytest.mark.parametrize(("streams", "world_size"), [(8, 1), (8, 4), (12, 3)])
 def test_a_rank_reads_few_shards_at_a_time(streams: int, world_size: int) -> None:
     order = SampleOrder(images([20] * 48), num_streams=streams, seed=3)
-    shard = images([20] * 48).shard
+    shard = np.repeat(np.arange(48), 20)
     streams_of_rank = streams // world_size
     for rank in range(world_size):
         positions = order.positions_of_rank(0, 48 * 20 // world_size, rank, world_size)
@@ -184,20 +179,13 @@ def test_permutations_are_made_once_per_epoch_and_shard(monkeypatch: pytest.Monk
     assert len(made) == len(set(made)) == 2 * (40 + 1)
 
 
-@settings(max_examples=40, deadline=None)
-@given(shard_lengths, num_streams, seeds, st.data())
-def test_a_subset_is_ordered_without_its_absent_images(
-    lengths: list[int], streams: int, seed: int, data: st.DataObject
-) -> None:
-    whole = images(lengths)
-    keep = data.draw(st.sets(st.integers(0, sum(lengths) - 1), min_size=1))
-    rows = np.array(sorted(keep))
-    subset = SimpleNamespace(**{**vars(whole), "shard": whole.shard[rows]})
-    order = SampleOrder(subset, num_streams=streams, seed=seed)  # type: ignore[arg-type]
-    seen = order.rows_at(np.arange(len(rows)))
-    assert sorted(seen.tolist()) == list(range(len(rows)))
-    counts = np.bincount(subset.shard, minlength=len(lengths)).tolist()
-    assert seen.tolist() == reference_epoch(counts, streams, seed, 0)
+def test_images_are_counted_by_shard_whatever_is_selected(tmp_path: Path) -> None:
+    dataset = plain_dataset(tmp_path, [4, 3, 5])
+    assert dataset.images_of_shards.tolist() == [4, 3, 5]
+    assert np.bincount(dataset.shard).tolist() == [4, 3, 5]
+    selected = dataset.select(np.array([0, 3, 7, 8, 11]))
+    assert selected.images_of_shards.tolist() == [2, 0, 3]
+    assert selected.select(np.array([1, 4])).images_of_shards.tolist() == [1, 0, 1]
 
 
 def test_a_selection_needs_no_tar(tmp_path: Path) -> None:
@@ -206,7 +194,7 @@ def test_a_selection_needs_no_tar(tmp_path: Path) -> None:
         tar.unlink()
     selected = dataset.select(np.array([1, 5, 6, 11]))
     order = SampleOrder(selected, num_streams=2, seed=0)
-    assert sorted(order.rows_at(np.arange(4)).tolist()) == [0, 1, 2, 3]
+    assert order.rows_at(np.arange(4)).tolist() == reference_epoch([1, 2, 1], 2, 0, 0)
     assert order.identity()["filter_digest"] == selected.filter_digest != ""
 
 
