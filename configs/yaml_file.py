@@ -36,8 +36,8 @@ class YamlFile:
         return f"{self.path}:{self.lines[key]}" if key else str(self.path)
 
 
-def read_yaml(path: Path) -> YamlFile:
-    """Parse `path`.
+def read_yaml(path: Path, option: str = "--config") -> YamlFile:
+    """Parse `path`, which `option` named.
 
     Raises:
         RefusedInput: The file is missing, unreadable, not YAML (its line is shown) or no mapping.
@@ -48,9 +48,9 @@ def read_yaml(path: Path) -> YamlFile:
         siblings = [str(p) for p in sorted(path.parent.glob("*.yaml"))]
         near = difflib.get_close_matches(str(path), siblings, n=1, cutoff=0.5)
         hint = f"; perhaps you meant {near[0]}" if near else "; give the path of a YAML file"
-        raise RefusedInput(f"--config {path}: there is no such file{hint}") from None
+        raise RefusedInput(f"{option} {path}: there is no such file{hint}") from None
     except (OSError, UnicodeDecodeError) as problem:
-        raise RefusedInput(f"--config {path}: cannot be read as text: {problem}") from None
+        raise RefusedInput(f"{option} {path}: cannot be read as text: {problem}") from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
@@ -80,6 +80,8 @@ def validate(cls: type[T], file: YamlFile) -> T:
 
 
 def _refuse_other_stage(cls: type[BaseModel], file: YamlFile) -> None:
+    if "stage" not in cls.model_fields:
+        return
     expected = cls.model_fields["stage"].default
     found = file.values.get("stage")
     if found == expected:

@@ -92,6 +92,28 @@ def prepare_shards(task_name: str, data_dir: Path) -> tuple[Path, Path]:
     return train, test_shards
 
 
+def needs_download(task_name: str, data_dir: Path) -> bool:
+    """Whether `prepare_shards` would have to fetch the task's files.
+
+    Raises:
+        RefusedInput: Nothing usable lies there, and it is nothing that could be downloaded.
+    """
+    task = TASKS[task_name]
+    if _test_folder(data_dir, MANIFEST_FILE):
+        return False
+    if not task.source:
+        raise RefusedInput(_nothing_there(task_name, data_dir))
+    built = data_dir / SHARDS_FOLDER
+    names = (f"{task_name}-train", f"{task_name}-test")
+    if all((built / name / MANIFEST_FILE).is_file() for name in names):
+        return False
+    if (data_dir / "train").is_dir() and _test_folder(data_dir, ""):
+        return False
+    if task_name == "image-folder":
+        raise RefusedInput(_nothing_there(task_name, data_dir))
+    return bool(task.needed) and not _is_there(task, data_dir)
+
+
 def _find_raw(task_name: str, task: Task, data_dir: Path) -> _Raw:
     if (data_dir / "train").is_dir() and (test := _test_folder(data_dir, "")):
         return _Raw("image-folder", data_dir, ("train", test))

@@ -2,7 +2,7 @@
 
     deepspeed --num_gpus 8 launch/pretrain.py --config configs/pretrain/vit_b16_in21k.yaml
     torchrun --nproc-per-node 8 launch/pretrain.py --config ...
-    srun python launch/pretrain.py --config ...        # inside launch/pretrain.sbatch
+    srun python launch/pretrain.py --config ...        # what `python -m launch.submit` does
     python launch/pretrain.py --config ...             # one process
 
     python launch/pretrain.py --inspect RUN        # status and checkpoints, checked

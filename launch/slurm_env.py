@@ -64,7 +64,7 @@ def _from_slurm(environment: MutableMapping[str, str]) -> None:
             raise RefusedInput(
                 "MASTER_ADDR is not set, and this job runs on several nodes; put "
                 "`export MASTER_ADDR=$(hostname)` before srun in the batch script "
-                "(it runs on the first node), as launch/pretrain.sbatch does"
+                "(it runs on the first node), as launch/job.sbatch does"
             )
         environment["MASTER_ADDR"] = "127.0.0.1"
     environment.setdefault("MASTER_PORT", str(_port_of_job(environment)))

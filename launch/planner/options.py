@@ -105,7 +105,7 @@ def parse_options(argv: Sequence[str]) -> PlanOptions:
     """
     parser = _parser()
     found, rest = parser.parse_known_args(list(argv))
-    _refuse_unknown(parser, rest)
+    refuse_unknown(parser, rest)
     names = [field.name for field in dataclasses.fields(Assumptions)]
     values = vars(found)
     assumptions = Assumptions(**{name: values.pop(name) for name in names})
@@ -119,8 +119,8 @@ def parse_options(argv: Sequence[str]) -> PlanOptions:
     return PlanOptions(**values, assumptions=assumptions, config_options=tuple(rest))
 
 
-def _refuse_unknown(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    """Refuse misspelt options of the planner; the config's are checked where it is read."""
+def refuse_unknown(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Refuse misspelt options of a parser; the config's are checked where it is read."""
     ours = [word for action in parser._actions for word in action.option_strings]
     for word in words:
         name = word.partition("=")[0]

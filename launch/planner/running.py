@@ -124,8 +124,7 @@ def checkpoints(run: Run, num_parameters: int, options: CheckpointConfig) -> dic
     stalled = number * (copying + waiting)
     return {
         "bytes": size,
-        # One more than is kept exists while it is being written.
-        "disk_bytes": size * (options.keep + 1),
+        "disk_bytes": checkpoint_disk_bytes(num_parameters, options),
         "host_bytes_per_node": round(size / run.num_nodes),
         "write_seconds": writing,
         "stall_seconds": copying + waiting,
@@ -133,6 +132,12 @@ def checkpoints(run: Run, num_parameters: int, options: CheckpointConfig) -> dic
         "stall_seconds_in_all": stalled,
         "share_of_time": stalled / (run.total_steps * run.step_seconds + stalled),
     }
+
+
+def checkpoint_disk_bytes(num_parameters: int, options: CheckpointConfig) -> int:
+    """What the checkpoints of a run take at a time, milestones not counted."""
+    # One more than is kept exists while it is being written.
+    return checkpoint_bytes(num_parameters) * (options.keep + 1)
 
 
 def energy(run: Run, days: float) -> dict[str, Any]:

@@ -1,0 +1,95 @@
+"""Slurm's own commands: whether they are there, what is in the queue, submitting."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from configs.errors import RefusedInput
+from launch.submission.job import FOLDER
+
+RECORD_FILE = "submission.json"
+_PATIENCE_SECONDS = 120
+
+
+def require_slurm() -> None:
+    """Refuse a machine without Slurm.
+
+    Raises:
+        RefusedInput: There is no sbatch.
+    """
+    if shutil.which("sbatch") is None:
+        raise RefusedInput(
+            "this machine has no sbatch, so nothing can be submitted from it: log in to the "
+            "cluster, or see the scripts with --dry-run (docs/hostfile.md: without Slurm)"
+        )
+
+
+def submit(script: Path, after: str | None = None) -> str:
+    """Hand a script to sbatch; gives the job's id.
+
+    Args:
+        script: The batch script.
+        after: Id of a job that has to end well first. If it does not, this one is cancelled.
+
+    Raises:
+        RefusedInput: Slurm does not take it; the message has its reason.
+    """
+    command = ["sbatch", "--parsable"]
+    if after is not None:
+        # Without the second, a job whose condition can never hold stays in the queue for ever.
+        command += [f"--dependency=afterok:{after}", "--kill-on-invalid-dep=yes"]
+    done = _run([*command, str(script)])
+    if done.returncode:
+        told = done.stderr.strip() or f"exit code {done.returncode}"
+        raise RefusedInput(f"sbatch does not take {script}: {told}")
+    # With several clusters it says "id;cluster"; notices of the site may stand above.
+    return done.stdout.strip().splitlines()[-1].partition(";")[0]
+
+
+def refuse_queued(folder: Path) -> None:
+    """Refuse a run folder whose last submission is still in the queue.
+
+    Raises:
+        RefusedInput: With the job's id and state.
+    """
+    for job in read_record(folder).get("jobs", []):
+        state = _state(str(job["job_id"]), str(job["name"]))
+        if state is not None:
+            raise RefusedInput(
+                f"{folder} was submitted as job {job['job_id']}, which is {state}; wait for it, or "
+                f"take it back with scancel {job['job_id']}"
+            )
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What was last submitted for a run folder; empty if nothing was."""
+    try:
+        found = json.loads((folder / FOLDER / RECORD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _state(job_id: str, name: str) -> str | None:
+    """A job's state in the queue; None if it is not there, or the number is another job's now."""
+    if shutil.which("squeue") is None:
+        return None
+    done = _run(["squeue", "--noheader", "--jobs", job_id, "--format", "%T %j"])
+    for line in done.stdout.splitlines() if done.returncode == 0 else ():
+        state, _, found = line.strip().partition(" ")
+        if found == name:
+            return state.lower()
+    return None
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise RefusedInput(
+            f"{command[0]} has not answered for {_PATIENCE_SECONDS} s; is the controller down?"
+        ) from None
