@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import re
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,14 +12,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from configs.errors import RefusedInput
-from data_pipeline.sources.remote_files import SourceUnavailable, open_url
+from data_pipeline.sources.remote_files import source_transfers
 
 # A local file, or the URL of a remote one.
 ShardPlace = Path | str
 
 _MAGIC = re.compile(r"[*?\[]")
-_ATTEMPTS = 4
-_FIRST_PAUSE_SECONDS = 0.5
 _REQUESTS_AT_ONCE = 32
 
 
@@ -101,65 +98,37 @@ def _remote_matches(name: str) -> list[ShardPlace]:
     magic = _MAGIC.search(name)
     if magic is None:
         return [name]
-    # Matches come without scheme, and of some file systems without host: they stand behind this.
     folder = name[: magic.start()].rpartition("/")[0]
-    files, path = open_url(name)
-    _, root = open_url(folder)
-    try:
-        return [f"{folder}{match.removeprefix(root)}" for match in sorted(files.glob(path))]
-    except Exception as error:  # clients of object stores raise many kinds
-        raise RefusedInput(
-            f"--shards {name} cannot be listed: {type(error).__name__}: {error}"
-        ) from error
+    transfers = source_transfers()
+    # Matches come without scheme, and of some file systems without host: they stand behind this.
+    root = transfers.ask(folder, lambda _, path: path.rstrip("/"))
+    found = transfers.ask(name, lambda files, path: sorted(files.glob(path)))
+    return [f"{folder}{match.removeprefix(root)}" for match in found]
 
 
 def _size(place: ShardPlace) -> int:
     if isinstance(place, Path):
         return place.stat().st_size
-    for attempt in range(_ATTEMPTS):
-        _pause(attempt)
-        try:
-            files, path = open_url(place)
-            size = files.info(path)["size"]
-        except FileNotFoundError as error:
-            raise RefusedInput(f"--shards: there is no file {place}") from error
-        except RefusedInput:
-            raise
-        except Exception as error:  # as above
-            last = error
-        else:
-            if size is None:
-                raise RefusedInput(f"{place}: the server does not tell its size; download it first")
-            return int(size)
-    raise _unavailable(place, last) from last
+    with _naming_what_is_missing(place):
+        size = source_transfers().size(place)
+    if size is None:
+        raise RefusedInput(f"{place}: the server does not tell its size; download it first")
+    return size
 
 
 def _download(url: str, path: Path) -> None:
-    size = _size(url)
-    for attempt in range(_ATTEMPTS):
-        _pause(attempt)
-        try:
-            files, remote = open_url(url)
-            files.get_file(remote, str(path))
-            arrived = path.stat().st_size
-            if arrived == size:
-                return
-            last: Exception = OSError(f"{arrived} of {size} bytes arrived")
-        except FileNotFoundError as error:
-            raise RefusedInput(f"--shards: there is no file {url}") from error
-        except RefusedInput:
-            raise
-        except Exception as error:  # as above
-            last = error
-    raise _unavailable(url, last) from last
+    from data_pipeline.remote.transfer import FileSink
+
+    with open(path, "wb", buffering=0) as file, _naming_what_is_missing(url):
+        sink = FileSink(file.fileno(), str(path), room="or name another folder by TMPDIR")
+        source_transfers().copy(url, sink)
 
 
-def _pause(attempt: int) -> None:
-    if attempt:
-        time.sleep(_FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
+@contextmanager
+def _naming_what_is_missing(url: str) -> Iterator[None]:
+    from data_pipeline.remote.faults import ShardWrong
 
-
-def _unavailable(url: str, error: Exception) -> SourceUnavailable:
-    return SourceUnavailable(
-        f"{url} could not be read in {_ATTEMPTS} attempts ({type(error).__name__}: {error})"
-    )
+    try:
+        yield
+    except ShardWrong as error:
+        raise RefusedInput(f"--shards: there is no file {url}: {error}") from error

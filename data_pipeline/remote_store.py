@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from configs.errors import RefusedInput
-from data_pipeline.sources.remote_files import open_url
 
 # An object store has no rename: a copy on the server takes about as long as a request each.
 _COPIES_AT_ONCE = 32
@@ -140,7 +139,13 @@ class RemoteStore:
         Raises:
             RefusedInput: fsspec does not know the URL's scheme, or lacks a package for it.
         """
-        return open_url(self.url)
+        from fsspec.core import url_to_fs
+
+        try:
+            files, path = url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise RefusedInput(f"{self.url} cannot be opened: {error}") from error
+        return files, path.rstrip("/")
 
 
 @contextmanager

@@ -14,7 +14,14 @@ from data_pipeline.location import redacted
 _PASSING_STATUSES = {408, 409, 421, 423, 425, 429}
 # Not found, gone, and a range of bytes past the end of the file.
 _WRONG_FILE_STATUSES = {404, 410, 416}
-_FIRM_ERRORS = (FileNotFoundError, PermissionError, ImportError, ValueError, TypeError)
+_FIRM_ERRORS = (
+    FileNotFoundError,
+    IsADirectoryError,
+    PermissionError,
+    ImportError,
+    ValueError,
+    TypeError,
+)
 _FIRM_ERROR_NAMES = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"}
 
 
@@ -53,10 +60,10 @@ class TransferFault(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
-def fault_of_status(status: int, reason: str, headers: Mapping[str, str]) -> TransferFault:
+def fault_of_status(status: int, reason: str | None, headers: Mapping[str, str]) -> TransferFault:
     """The fault that an HTTP answer with an error status is."""
     return TransferFault(
-        f"the server answered {status} {reason}".rstrip(),
+        f"the server answered {status} {reason or ''}".rstrip(),
         is_firm=status < 500 and status not in _PASSING_STATUSES,
         is_wrong_file=status in _WRONG_FILE_STATUSES,
         retry_after_seconds=seconds_to_wait(headers.get("Retry-After")),
@@ -66,6 +73,11 @@ def fault_of_status(status: int, reason: str, headers: Mapping[str, str]) -> Tra
 def fault_of_error(error: BaseException) -> TransferFault:
     """The fault that an exception of a client library is."""
     for cause in _chain(error):
+        if isinstance(cause, TransferFault):
+            return cause
+        answer: Any = cause
+        if hasattr(answer, "request_info"):  # aiohttp's ClientResponseError
+            return fault_of_status(answer.status, answer.message, answer.headers or {})
         answer = getattr(cause, "response", None)
         if isinstance(answer, dict) and "ResponseMetadata" in answer:  # botocore's ClientError
             return _fault_of_s3_answer(answer)

@@ -29,11 +29,13 @@ class RetryPolicy:
         retry_seconds: time without progress after which a transfer is given up.
         closing: set when the loader closes, which ends every pause.
         on_retry: called before every repeat.
+        option: what sets `retry_seconds`, for messages; "" if nothing does.
     """
 
     retry_seconds: float
     closing: threading.Event = field(default_factory=threading.Event)
     on_retry: Callable[[], None] = lambda: None
+    option: str = "data.retry_seconds"
 
     def run(self, attempt: Callable[[], Result], what: str) -> Result:
         """The result of the first attempt that raises no `TransferFault`.
@@ -71,11 +73,11 @@ class RetryPolicy:
         assert isinstance(fault, TransferFault)
         kind = ShardWrong if fault.is_wrong_file else ShardUnavailable
         asked = fault.retry_after_seconds
-        wish = "" if not asked else f" (it asked to come back in {asked:.0f} s)"
+        wish = f" (it asked to come back in {asked:.0f} s)" if asked else ""
+        budget = f" ({self.option} = {self.retry_seconds:g})" if self.option else ""
         return kind(
             f"{what} cannot be read: gave up after {last.attempt_number} attempts in "
-            f"{seconds:.1f} s (data.retry_seconds = {self.retry_seconds:g}); last cause: "
-            f"{fault}{wish}"
+            f"{seconds:.1f} s{budget}; last cause: {fault}{wish}"
         )
 
 

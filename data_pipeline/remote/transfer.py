@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from configs.errors import RefusedInput
 from data_pipeline.location import COMMAND_PREFIX, ShardAccess, shown
@@ -21,6 +22,8 @@ from data_pipeline.remote.transports import (
     HttpTransport,
     Transport,
 )
+
+Result = TypeVar("Result")
 
 
 class Sink(Protocol):
@@ -50,12 +53,21 @@ class MemorySink:
 
 
 class FileSink:
-    """Bytes in an open file, with their digest; the file may already have its full length."""
+    """Bytes in an open file, with their digest; the file may already have its full length.
 
-    def __init__(self, descriptor: int, name: str) -> None:
-        """Begin at byte 0; `name` is for messages."""
+    `name` and `room`, which says how to make some on a full disk, are for messages.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        name: str,
+        room: str = "lower data.cache_bytes or move data.cache_dir",
+    ) -> None:
+        """Begin at byte 0."""
         self._descriptor = descriptor
         self._name = name
+        self._room = room
         self.restart()
 
     def write(self, data: bytes) -> None:
@@ -71,8 +83,7 @@ class FileSink:
                 data = data[written:]
         except OSError as error:
             raise RefusedInput(
-                f"{self._name} cannot be written: {error.strerror}; make room there, lower "
-                "data.cache_bytes or move data.cache_dir"
+                f"{self._name} cannot be written: {error.strerror}; make room there, {self._room}"
             ) from error
 
     def restart(self) -> None:
@@ -137,16 +148,27 @@ class _Part:
 
 
 class Transfers:
-    """Reads remote files, repeating what fails."""
+    """Reads remote files, repeating what fails.
+
+    Args:
+        access: time limits.
+        statistics: what is counted.
+        closing: when it is set, no attempt is repeated any more.
+        budget_option: what sets `access.retry_seconds`, for messages; "" if nothing does.
+    """
 
     def __init__(
-        self, access: ShardAccess, statistics: RemoteStatistics, closing: threading.Event
+        self,
+        access: ShardAccess,
+        statistics: RemoteStatistics,
+        closing: threading.Event,
+        budget_option: str = "data.retry_seconds",
     ) -> None:
-        """Connect to nothing yet; when `closing` is set, no attempt is repeated any more."""
+        """Connect to nothing yet."""
         self._statistics = statistics
         self._closing = closing
         self._retries = RetryPolicy(
-            access.retry_seconds, closing, on_retry=lambda: statistics.add(retries=1)
+            access.retry_seconds, closing, lambda: statistics.add(retries=1), budget_option
         )
         self._http = HttpTransport(access.stall_seconds)
         self._fsspec = FsspecTransport(access.stall_seconds)
@@ -173,6 +195,25 @@ class Transfers:
         sink = MemorySink()
         self.copy(location, sink)
         return sink.data
+
+    def size(self, location: str) -> int | None:
+        """Size of a file in bytes; None if its server does not tell.
+
+        Raises:
+            ShardUnavailable: No answer came within the budget of time.
+            ShardWrong: There is no such file.
+        """
+        transport = self._http if _is_http(location) else self._fsspec
+        return self._retries.run(lambda: transport.size(location), shown(location))
+
+    def ask(self, url: str, question: Callable[[Any, str], Result]) -> Result:
+        """The answer to a question about a place: a function of fsspec's file system and the path.
+
+        Raises:
+            ShardUnavailable: No answer came within the budget of time.
+            ShardWrong: There is no such place.
+        """
+        return self._retries.run(lambda: self._fsspec.ask(url, question), shown(url))
 
     def copy(self, location: str, sink: Sink) -> None:
         """Write a whole file of unknown size.
@@ -232,5 +273,8 @@ class Transfers:
     def _transport(self, location: str) -> Transport:
         if location.startswith(COMMAND_PREFIX):
             return self._commands
-        is_http = location.startswith(("http://", "https://"))
-        return self._http if is_http else self._fsspec
+        return self._http if _is_http(location) else self._fsspec
+
+
+def _is_http(location: str) -> bool:
+    return location.startswith(("http://", "https://"))

@@ -22,14 +22,18 @@ import fsspec
 import requests
 import urllib3
 
-from data_pipeline.location import COMMAND_PREFIX
-from data_pipeline.remote.faults import TransferFault, fault_of_error, fault_of_status
+from data_pipeline.location import COMMAND_PREFIX, shown
+from data_pipeline.remote.faults import (
+    ShardUnavailable,
+    TransferFault,
+    fault_of_error,
+    fault_of_status,
+)
+from data_pipeline.remote.object_stores import CONNECT_SECONDS, connect
 
 # The unit of progress: this much must arrive within `stall_seconds`, or the whole rest.
 PIECE_BYTES = 1 << 20
 _OBJECT_PIECE_BYTES = 8 * PIECE_BYTES
-_CONNECT_SECONDS = 10.0
-_S3_PROTOCOLS = ("s3", "s3a")
 
 Result = TypeVar("Result")
 
@@ -60,7 +64,7 @@ class HttpTransport:
     def __init__(self, stall_seconds: float) -> None:
         """Connect to nothing yet."""
         self._stall_seconds = stall_seconds
-        self._timeout = (min(_CONNECT_SECONDS, stall_seconds), stall_seconds)
+        self._timeout = (min(CONNECT_SECONDS, stall_seconds), stall_seconds)
         # requests does not promise that a session may be shared by threads.
         self._local = threading.local()
 
@@ -80,6 +84,12 @@ class HttpTransport:
                 raise fault_of_status(response.status_code, response.reason, response.headers)
             first_byte, total_bytes = _extent(response)
             yield Answer(first_byte, total_bytes, self._pieces(response.raw))
+
+    def size(self, url: str) -> int | None:
+        """Size of a file in bytes, None if the server does not tell; raises like `open`."""
+        # Not by HEAD, which signed URLs and some servers refuse.
+        with self.open(url, 0, 1) as answer:
+            return answer.total_bytes
 
     def _session(self) -> requests.Session:
         if not hasattr(self._local, "session"):
@@ -116,7 +126,7 @@ class FsspecTransport:
     def __init__(self, stall_seconds: float) -> None:
         """Connect to nothing yet."""
         self._stall_seconds = stall_seconds
-        self._filesystems: dict[str, Any] = {}
+        self._filesystems: dict[tuple[Any, ...], Any] = {}
         self._lock = threading.Lock()
 
     @contextmanager
@@ -128,32 +138,41 @@ class FsspecTransport:
             end = total_bytes = int(self._call(lambda: filesystem.info(path)["size"]))
         yield Answer(start, total_bytes, self._pieces(filesystem, path, start, end))
 
+    def size(self, url: str) -> int | None:
+        """Size of a file in bytes, None if the server does not tell; raises like `open`."""
+        filesystem, path = self._filesystem(url)
+        size: int | None = self._call(lambda: filesystem.info(path)["size"])
+        return size
+
+    def ask(self, url: str, question: Callable[[Any, str], Result]) -> Result:
+        """The answer of a file system to a question about a path in it; raises like `open`.
+
+        It may take any time: a listing can be thousands of requests, each with its own limit.
+        """
+        filesystem, path = self._filesystem(url)
+        try:
+            return question(filesystem, path)
+        except Exception as error:  # clients of object stores raise many kinds
+            raise fault_of_error(error) from error
+
     def _filesystem(self, url: str) -> tuple[Any, str]:
         protocol = url.partition("://")[0]
         with self._lock:
             try:
-                if protocol not in self._filesystems:
-                    self._filesystems[protocol] = self._connected(protocol)
-                filesystem = self._filesystems[protocol]
+                # Of some protocols the host is an argument of the file system (ftp, hdfs).
+                place = fsspec.get_filesystem_class(protocol)._get_kwargs_from_urls(url)
+                key = (protocol, *sorted(place.items()))
+                if key not in self._filesystems:
+                    self._filesystems[key] = connect(protocol, self._stall_seconds, **place)
+                filesystem = self._filesystems[key]
                 return filesystem, filesystem._strip_protocol(url)
+            except (
+                ImportError,
+                ValueError,
+            ) as error:  # a package is missing
+                raise ShardUnavailable(f"{shown(url)} cannot be opened: {error}") from error
             except Exception as error:  # every file system has its own
                 raise fault_of_error(error) from error
-
-    def _connected(self, protocol: str) -> Any:
-        if protocol not in _S3_PROTOCOLS:
-            return fsspec.filesystem(protocol)
-        configured = fsspec.config.conf.get(protocol, {}).get("config_kwargs", {})
-        # Repeats of botocore's and s3fs's own would not honour Retry-After, and would hide from us
-        # how often and how long a server refuses.
-        limits = {
-            "retries": {"max_attempts": 0},
-            "connect_timeout": min(_CONNECT_SECONDS, self._stall_seconds),
-            "read_timeout": self._stall_seconds,
-        }
-        options = {"config_kwargs": limits | configured, "skip_instance_cache": True}
-        filesystem = fsspec.filesystem(protocol, **options)
-        filesystem.retries = 1
-        return filesystem
 
     def _pieces(self, filesystem: Any, path: str, start: int, end: int) -> Iterator[bytes]:
         for offset in range(start, end, _OBJECT_PIECE_BYTES):
@@ -161,6 +180,7 @@ class FsspecTransport:
             piece = self._call(partial(filesystem.cat_file, path, start=offset, end=stop))
             yield piece
             if len(piece) < stop - offset:
+                filesystem.invalidate_cache()  # of sizes that a listing told
                 size = int(self._call(lambda: filesystem.info(path)["size"]))
                 if size < stop:
                     raise TransferFault(f"it has only {size} bytes", is_wrong_file=True)

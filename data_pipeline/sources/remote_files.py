@@ -2,48 +2,43 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import RefusedInput
+from data_pipeline.location import ShardAccess
 from data_pipeline.sources.source import FileSource
 
-_ATTEMPTS = 6
-_FIRST_PAUSE_SECONDS = 0.5
-# What a repeat does not change: these count as files that cannot be read, and are left out.
-_FIRM = (FileNotFoundError, PermissionError, IsADirectoryError)
+if TYPE_CHECKING:
+    from data_pipeline.remote.transfer import Transfers
 
 
 class SourceUnavailable(RefusedInput):
-    """A remote file could not be had, though it was asked for several times."""
+    """A remote file could not be had, though it was asked for again and again."""
 
 
-def open_url(url: str) -> tuple[Any, str]:
-    """The file system of fsspec for a URL, and the URL's path in it, without a slash at its end.
+@cache
+def source_transfers() -> Transfers:
+    """What reads everything remote that datasets are made from, with the budget of a run."""
+    from data_pipeline.remote.statistics import RemoteStatistics
+    from data_pipeline.remote.transfer import Transfers  # imports requests and fsspec
 
-    Raises:
-        RefusedInput: fsspec does not know the URL's scheme, or lacks a package for it.
-    """
-    from fsspec.core import url_to_fs
-
-    try:
-        files, path = url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise RefusedInput(f"{url} cannot be opened: {error}") from error
-    return files, path.rstrip("/")
+    return Transfers(ShardAccess(), RemoteStatistics(), threading.Event(), budget_option="")
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file at a URL; its bytes are taken as they are."""
+    """A file at a URL, of `size` bytes (negative: not known); its bytes are taken as they are."""
 
     url: str
+    size: int = -1
     is_remote = True
 
     @property
@@ -52,27 +47,26 @@ class RemoteFile:
         return self.url
 
     def read(self) -> bytes:
-        """Bytes of the file, asked for again after a pause if that fails.
+        """Bytes of the file.
 
         Raises:
-            OSError: There is no such file, or it is not for us.
-            SourceUnavailable: All attempts failed. The build ends then: to leave the file out as
+            OSError: The file is missing, or shorter than it was when it was listed.
+            SourceUnavailable: It could not be had. The build ends then: to leave the file out as
                 one that cannot be read would lose images to a bad hour of the network.
         """
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                time.sleep(_FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
-            try:
-                files, path = open_url(self.url)
-                return bytes(files.cat_file(path))
-            except (*_FIRM, RefusedInput):
-                raise
-            except Exception as error:  # clients of object stores raise many kinds
-                last = error
-        raise SourceUnavailable(
-            f"{self.url} could not be read in {_ATTEMPTS} attempts ({type(last).__name__}: "
-            f"{last}); shards that are finished stay, and the same command goes on behind them"
-        ) from last
+        from data_pipeline.remote.faults import ShardUnavailable, ShardWrong
+
+        transfers = source_transfers()
+        try:
+            if self.size < 0:
+                return bytes(transfers.read_all(self.url))
+            return bytes(transfers.read_range(self.url, 0, self.size, self.size))
+        except ShardWrong as error:
+            raise OSError(str(error)) from error
+        except ShardUnavailable as error:
+            raise SourceUnavailable(
+                f"{error}; shards that are finished stay, and the same command goes on behind them"
+            ) from error
 
 
 @dataclass
@@ -84,7 +78,10 @@ class RemoteSource(FileSource):
 
     def images(self, rows: NDArray[np.int64]) -> list[Any]:
         """The files of some rows."""
-        return [RemoteFile(f"{self.url}/{self.files[row]}") for row in rows.tolist()]
+        return [
+            RemoteFile(f"{self.url}/{self.files[row]}", int(self.sizes[row]))
+            for row in rows.tolist()
+        ]
 
     def size_bounds(self) -> NDArray[np.int64]:
         """Sizes of the files in bytes.
@@ -101,22 +98,19 @@ def list_below(url: str) -> Mapping[str, int]:
     """Files below a URL at any depth: paths relative to it, and sizes (-1 if not told).
 
     Raises:
-        RefusedInput: It cannot be listed.
+        ShardUnavailable: It cannot be listed.
     """
-    files, root = open_url(url)
-    try:
-        found = files.find(root, detail=True)
-    except Exception as error:  # as above
-        raise RefusedInput(
-            f"--input {url} cannot be listed: {type(error).__name__}: {error}"
-        ) from error
-    sizes = {}
-    for path, facts in found.items():
-        name = path.removeprefix(root).lstrip("/")
-        size = facts.get("size")
-        if name and not path.endswith("/"):  # some stores keep empty objects for folders
-            sizes[name] = -1 if size is None else int(size)
-    return sizes
+
+    def find(files: Any, root: str) -> dict[str, Any]:
+        found: dict[str, Any] = files.find(root, detail=True)
+        return {
+            path.removeprefix(root.rstrip("/")).lstrip("/"): facts.get("size")
+            for path, facts in found.items()
+            if not path.endswith("/")  # some stores keep empty objects for folders
+        }
+
+    found = source_transfers().ask(url, find)
+    return {name: -1 if size is None else int(size) for name, size in found.items() if name}
 
 
 def shown_name(url: str, name: str) -> str:

@@ -24,7 +24,7 @@ class Fault:
 
 
 class FaultProxy:
-    """Forwards GET and HEAD; the faults of a path are used up one request each, the last for ever.
+    """Forwards requests; the faults of a path are used up one request each, the last for ever.
 
     `requests` lists (method, path, Range header) of all that came.
     """
@@ -96,10 +96,11 @@ def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             fault = proxy.fault_for(self.command, self.path, self.headers.get("Range"))
+            sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if fault is not None and fault.kind == "status":
                 return self._answer(fault.status, fault.headers, b"no")
             upstream = http.client.HTTPConnection("127.0.0.1", proxy.upstream_port, timeout=30)
-            upstream.request(self.command, self.path, headers=dict(self.headers))
+            upstream.request(self.command, self.path, body=sent, headers=dict(self.headers))
             answer = upstream.getresponse()
             body = answer.read()
             headers = {
@@ -111,7 +112,7 @@ def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
             upstream.close()
             self._answer(answer.status, {**headers, "Content-Length": length}, body, fault)
 
-        do_HEAD = do_GET
+        do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
 
         def _answer(
             self, status: int, headers: dict[str, str], body: bytes, fault: Fault | None = None

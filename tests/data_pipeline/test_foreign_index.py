@@ -16,7 +16,6 @@ import webdataset
 from fsspec.implementations.memory import MemoryFileSystem
 
 from configs.errors import RefusedInput
-from data_pipeline import foreign_places
 from data_pipeline.foreign_index import IndexOptions, index_shards
 from data_pipeline.foreign_places import find_shards
 from data_pipeline.index import main, open_dataset, read_index
@@ -25,6 +24,7 @@ from data_pipeline.manifest import Manifest
 from data_pipeline.shard_reader import ShardReader
 from data_pipeline.verify import verify_dataset
 from tests.data_pipeline.official_layouts import image_bytes
+from tests.data_pipeline.quick_transfers import quick_transfers
 
 FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
 OPTIONS = IndexOptions(name="theirs", split="train", workers=1)
@@ -297,7 +297,8 @@ def test_damaged_tars_are_refused(tmp_path, damage, message):
         (["--classes", "/nowhere"], "--classes /nowhere is neither a text file"),
     ],
 )
-def test_bad_options_are_refused(tmp_path, options, message):
+def test_bad_options_are_refused(tmp_path, monkeypatch, options, message):
+    quick_transfers(monkeypatch)
     pattern = write_shards(tmp_path, [labelled(0, cls=0)])
     with pytest.raises(RefusedInput, match=message):
         main(["--shards", pattern, "--output", str(tmp_path / "i"), *options])
@@ -481,25 +482,27 @@ def test_remote_shards_are_indexed_where_they_lie(tmp_path, samples, monkeypatch
 def test_a_shard_that_arrives_in_part_is_asked_for_again(tmp_path, samples, monkeypatch):
     write_shards(tmp_path / "bucket-b", samples)
     pattern = on_a_server(tmp_path / "bucket-b")
-    monkeypatch.setattr(foreign_places, "_FIRST_PAUSE_SECONDS", 0.0)
-    plain, calls = MemoryFileSystem.get_file, []
+    quick_transfers(monkeypatch, retry_seconds=0.2)
+    plain, calls = MemoryFileSystem.cat_file, []
 
-    def cut(self, remote, local, **options):
-        calls.append(remote)
+    def cut(self, path, start=None, end=None, **options):
+        calls.append(path)
         if len(calls) == 1:
             raise ConnectionResetError("reset by peer")
-        plain(self, remote, local, **options)
-        if len(calls) < always_until:
-            Path(local).write_bytes(Path(local).read_bytes()[:700])
+        data = plain(self, path, start, end, **options)
+        return data[:700] if len(calls) < always_until and start == 0 else data
 
-    monkeypatch.setattr(MemoryFileSystem, "get_file", cut)
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", cut)
     always_until = 3
     index_shards(pattern, tmp_path / "i", OPTIONS)
-    assert len(calls) == 4  # the first shard three times
+    assert len(calls) == 4  # the first shard three times, the last time from byte 700 on
     assert open_dataset(tmp_path / "i").label.tolist() == [0, 1, 0, 1, 0]
-    calls.clear()
-    always_until = 99
-    with pytest.raises(RefusedInput, match=r"000.tar could not be read in 4 attempts .* 700 of"):
+
+    def stuck(self, path, **options):
+        raise ConnectionResetError("reset by peer")
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", stuck)
+    with pytest.raises(RefusedInput, match=r"000.tar cannot be read: gave up after \d+ .* by peer"):
         index_shards(pattern, tmp_path / "j", OPTIONS)
     assert not (tmp_path / "j").exists()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from configs.errors import RefusedInput
 from data_pipeline import remote_store
@@ -17,8 +18,8 @@ from data_pipeline.build import build_dataset, build_part
 from data_pipeline.merge import merge_parts
 from data_pipeline.output_folder import Part
 from data_pipeline.output_store import open_store
-from data_pipeline.sources import remote_files
 from tests.data_pipeline import official_layouts as layouts
+from tests.data_pipeline.quick_transfers import of_aiohttp, quick_transfers
 from tests.data_pipeline.s3_server import s3_server
 
 
@@ -191,25 +192,49 @@ def test_a_bad_hour_of_the_network_ends_a_build_instead_of_losing_images(
     photos, memory, tmp_path, monkeypatch, expected
 ):
     upload(photos, "memory://photos")
-    monkeypatch.setattr(remote_files, "_FIRST_PAUSE_SECONDS", 0.0)
-    store = fsspec.filesystem("memory").__class__
-    real, failures = store.cat_file, []
+    quick_transfers(monkeypatch, retry_seconds=0.2)
+    real, failures = MemoryFileSystem.cat_file, []
 
     def flaky(self, path, *args, **kwargs):
         if path.endswith("class1/0.jpg") and len(failures) < limit:
             failures.append(path)
-            raise ConnectionResetError("by peer")
+            raise failure
         return real(self, path, *args, **kwargs)
 
-    monkeypatch.setattr(store, "cat_file", flaky)
-    limit = 100
-    with pytest.raises(RefusedInput, match=r"class1/0.jpg could not be read in 6 attempts .*peer"):
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", flaky)
+    limit, failure = 100, ConnectionResetError("by peer")
+    told = (
+        r"class1/0.jpg cannot be read: gave up after \d+ .* s; last cause: .*peer.* goes on behind"
+    )
+    with pytest.raises(RefusedInput, match=told):
         build_photos("memory://photos", tmp_path / "out")
-    assert len(failures) == 6
+    assert 2 <= len(failures) < 100
     failures.clear()
-    limit = 5
+    failure = OSError("the server answered 403 Forbidden: the token has run out")
+    failure.__cause__ = of_aiohttp(403)
+    with pytest.raises(RefusedInput, match=r"class1/0.jpg cannot be read: gave up after 3 .* 403"):
+        build_photos("memory://photos", tmp_path / "out")
+    failures.clear()
+    limit, failure = 2, ConnectionResetError("by peer")
     assert build_photos("memory://photos", tmp_path / "out").manifest.num_images == 12
     assert (tmp_path / "out/train-000000.tar").read_bytes() == expected["train-000000.tar"]
+
+
+def test_a_file_that_went_after_it_was_listed_is_left_out(photos, memory, tmp_path, monkeypatch):
+    upload(photos, "memory://photos")
+    quick_transfers(monkeypatch)
+    real = MemoryFileSystem.cat_file
+
+    def gone(self, path, *args, **kwargs):
+        if path.endswith("class1/0.jpg"):
+            raise FileNotFoundError(path)
+        return real(self, path, *args, **kwargs)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", gone)
+    summary = build_photos("memory://photos", tmp_path / "out")
+    assert summary.manifest.num_images == 11
+    reasons = {file.where: file.reason for file in summary.skipped}
+    assert "after 3 attempts" in reasons["memory://photos/train/class1/0.jpg"]
 
 
 @pytest.mark.integration
