@@ -1,5 +1,6 @@
 """How one optimizer step's images divide into ranks, micro batches and accumulation."""
 
+from configs.data_groups import AugmentConfig
 from configs.errors import RefusedInput
 from configs.groups import BatchConfig
 
@@ -36,6 +37,20 @@ def split_batch(batch: BatchConfig, world_size: int) -> tuple[int, int]:
         )
     other = per_rank // given
     return (other, given) if name == "accumulation_steps" else (given, other)
+
+
+def check_mixup(augment: AugmentConfig, micro_images: int) -> None:
+    """Refuse mixup that nobody could take part in.
+
+    Raises:
+        RefusedInput: Micro batches have one image, and mixup would mix it with itself.
+    """
+    if augment.mixup_alpha and micro_images == 1:
+        raise RefusedInput(
+            f"mixup (augment.level = {augment.level}, augment.mixup = {augment.mixup}) mixes the "
+            "images of a micro batch, which have 1 image each: give --batch.micro-images 2 or "
+            "more, or --augment.mixup 0"
+        )
 
 
 def _divisors(number: int) -> list[int]:

@@ -10,8 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from configs.augreg import AUGREG_LEVELS, AugRegName
 from configs.section import (
     Fraction,
+    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -22,6 +24,28 @@ from configs.subset import SubsetConfig
 class AugmentConfig(Section):
     """Random changes to training images, seeded by (seed, position): alike at any world size."""
 
+    level: AugRegName = Field(
+        "none",
+        description=(
+            "Mixup and RandAugment together, by AugReg's names (docs/augmentation.md); light1's "
+            "RandAugment of magnitude 0 is not nothing."
+        ),
+    )
+    mixup: NonNegativeFloat | None = Field(
+        None,
+        description=(
+            "Mixup: a of Beta(a, a), from which each step's share is drawn; 0 mixes nothing, None "
+            "takes the level's."
+        ),
+    )
+    randaugment_layers: Annotated[int, Field(ge=0, le=10)] | None = Field(
+        None,
+        description="RandAugment: operations on each image; 0 for none, None takes the level's.",
+    )
+    randaugment_magnitude: Annotated[float, Field(ge=0.0, le=30.0)] | None = Field(
+        None,
+        description="RandAugment: strength of each operation, 0 to 30; None takes the level's.",
+    )
     crop: Literal["area", "resize", "none"] = Field(
         "area",
         description=(
@@ -73,6 +97,42 @@ class AugmentConfig(Section):
                 f"augment.crop_area_max = {self.crop_area_max}; swap them"
             )
         return self
+
+    @model_validator(mode="after")
+    def _randaugment_is_whole(self) -> AugmentConfig:
+        layers, magnitude = self._layers(), self._magnitude()
+        if layers and magnitude is None:
+            raise ValueError(
+                f"augment.randaugment_layers = {layers} without a magnitude: give "
+                "augment.randaugment_magnitude too, or an augment.level that has one"
+            )
+        if not layers and self.randaugment_magnitude is not None:
+            raise ValueError(
+                f"augment.randaugment_magnitude = {self.randaugment_magnitude} with 0 layers does "
+                "nothing: give augment.randaugment_layers too, or an augment.level that has them"
+            )
+        return self
+
+    @property
+    def mixup_alpha(self) -> float:
+        """The a of Beta(a, a) that holds; 0 mixes nothing."""
+        return AUGREG_LEVELS[self.level].mixup if self.mixup is None else self.mixup
+
+    @property
+    def randaugment(self) -> tuple[int, float] | None:
+        """Layers and magnitude that hold, or None for no RandAugment."""
+        layers, magnitude = self._layers(), self._magnitude()
+        return (layers, magnitude) if layers and magnitude is not None else None
+
+    def _layers(self) -> int:
+        if self.randaugment_layers is not None:
+            return self.randaugment_layers
+        return AUGREG_LEVELS[self.level].randaugment_layers
+
+    def _magnitude(self) -> float | None:
+        if self.randaugment_magnitude is not None:
+            return self.randaugment_magnitude
+        return AUGREG_LEVELS[self.level].randaugment_magnitude
 
 
 class LoaderConfig(Section):

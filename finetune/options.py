@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from configs.batch_split import split_batch
+from configs.batch_split import check_mixup, split_batch
 from configs.errors import RefusedInput
 from configs.load import flatten
 from configs.schema import FinetuneConfig
@@ -71,7 +71,8 @@ def check_options(config: FinetuneConfig, num_processes: int) -> None:
         RefusedInput: Missing weights, a resolution that the patches do not divide, a batch that
             the processes do not divide, a learning rate given twice.
     """
-    split_batch(config.batch, num_processes)
+    micro_images, _ = split_batch(config.batch, num_processes)
+    check_mixup(config.augment, micro_images)
     reference = config.pretrained
     is_path = reference != "scratch" and not re.match(r"\w+:", reference)
     if is_path and not Path(reference).exists():

@@ -25,6 +25,7 @@ from finetune.progress import Progress
 from finetune.start import Start, StateDict
 from finetune.task_data import TaskData
 from models.flops import forward_flops_per_image
+from training.augmentation import BatchAugmentation
 from training.checkpoint_store import CheckpointStore
 from training.precision import resolve_precision
 from training.processes import (
@@ -58,6 +59,7 @@ class TransferState:
     model: nn.Module
     optimizer: Any
     loader: TrainLoader
+    augmentation: BatchAugmentation
     validation: EvalLoader
     test: EvalLoader
     progress: Progress
@@ -144,6 +146,13 @@ def build_state(
         model=model,
         optimizer=optimizer,
         loader=_train_loader(config, accelerator, data.train, start, micro_images),
+        augmentation=BatchAugmentation(
+            config.augment,
+            config.seed,
+            global_images=config.batch.global_images,
+            world_size=ranks,
+            micro_images=micro_images,
+        ),
         validation=_eval_loader(config, accelerator, data.validation, start),
         test=_eval_loader(config, accelerator, data.test, start),
         progress=Progress(config.learning_rates, config.steps),

@@ -66,10 +66,12 @@ def _accumulate_micro_batch(state: TransferState) -> torch.Tensor:
     batch = next(state.loader)
     state.meter.record_wait(batch.wait_seconds)
     images, labels = batch.to(state.accelerator.device)
-    inputs = normalise(images, state.start.mean, state.start.std)
+    images = state.augmentation.rand_augment(images, batch.positions)
+    mixup = state.augmentation.mixup(state.progress.step)
+    inputs = mixup(normalise(images, state.start.mean, state.start.std))
     # Processes exchange gradients at the last micro batch of a step only.
     with state.accelerator.accumulate(state.model):
         logits = state.model(inputs)
-        loss = softmax_cross_entropy(logits, soft_targets(labels, logits.shape[1]))
+        loss = softmax_cross_entropy(logits, mixup(soft_targets(labels, logits.shape[1])))
         state.accelerator.backward(loss)
     return loss.detach()

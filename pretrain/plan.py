@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.batch_split import split_batch
+from configs.batch_split import check_mixup, split_batch
 from configs.errors import RefusedInput
 from configs.schema import PretrainConfig
 from training.schedule import fit_warmup, learning_rate
@@ -108,6 +108,7 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
             "(python -m data_pipeline.build makes one)"
         )
     micro_images, accumulation_steps = split_batch(config.batch, ranks.world_size)
+    check_mixup(config.augment, micro_images)
     access = ShardAccess.from_config(config.data, ranks.local_world_size)
     whole = open_dataset(config.data.train, access)
     validation = open_dataset(config.data.val, access) if config.data.val else None

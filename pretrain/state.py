@@ -27,6 +27,7 @@ from pretrain.training_tensors import TrainingTensors
 from pretrain.watchdog import Watchdog
 from pretrain.weight_average import WeightAverage
 from tracking.run import Status, TrackedRun, start_run
+from training.augmentation import BatchAugmentation
 from training.checkpoint_store import CheckpointStore
 from training.console import ProgressLine
 from training.precision import Precision
@@ -49,6 +50,7 @@ class Training:
         engine: DeepSpeed's, around model and optimizer.
         average: Of the weights; None where none is kept.
         tensors: The fp32 state of both.
+        augmentation: What is done to batches on the device.
         meter: Throughput since the last log line.
         saver: Writes checkpoints.
         watchdog: Ends the process when nothing happens any more; None waits for ever.
@@ -76,6 +78,7 @@ class Training:
     engine: Any
     average: WeightAverage | None
     tensors: TrainingTensors
+    augmentation: BatchAugmentation
     meter: ThroughputMeter
     saver: Saver
     step_vote: StepVote
@@ -188,6 +191,13 @@ def build_training(
         engine=engine,
         average=average,
         tensors=tensors,
+        augmentation=BatchAugmentation(
+            config.augment,
+            config.seed,
+            global_images=config.batch.global_images,
+            world_size=plan.ranks.world_size,
+            micro_images=plan.micro_images,
+        ),
         meter=ThroughputMeter(
             config.batch.global_images,
             forward_flops_per_image(architecture),

@@ -36,7 +36,9 @@ def train_step(training: Training) -> None:
     for micro_step in range(plan.accumulation_steps):
         batch = next(training.loader)
         training.meter.record_wait(batch.wait_seconds)
-        loss = _loss(training, *batch.to(training.device))
+        images, labels = batch.to(training.device)
+        images = training.augmentation.rand_augment(images, batch.positions)
+        loss = _loss(training, images, labels)
         engine.backward(_poisoned(loss))
         losses.append(loss.detach())
         if micro_step + 1 < plan.accumulation_steps:
@@ -71,11 +73,12 @@ def _pass_over_trouble(training: Training) -> None:
 def _loss(training: Training, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean loss of a micro batch: images uint8 (batch, 3, H, W), labels as a `Batch` has them."""
     config = training.plan.config.loss
-    logits = training.engine(normalise(images, dtype=training.dtype))
+    mixup = training.augmentation.mixup(training.step)
+    logits = training.engine(mixup(normalise(images)).to(training.dtype))
     if training.plan.train.is_multi_label:
-        return masked_sigmoid_cross_entropy(logits, labels)
+        return mixup.loss(masked_sigmoid_cross_entropy, logits, labels)
     targets = soft_targets(labels, training.plan.num_classes, config.label_smoothing)
-    return _LOSSES[config.kind](logits, targets)
+    return _LOSSES[config.kind](logits, mixup(targets))
 
 
 def _poisoned(loss: torch.Tensor) -> torch.Tensor:

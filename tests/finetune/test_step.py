@@ -16,6 +16,8 @@ from finetune.task_data import open_task_data, prepare_shards
 from models.zoo import build_model
 from tests.finetune.toy_task import toy_config
 from tracking.lineage import ResolvedWeights
+from training.mixup import mixup_share
+from training.rand_augment import RandAugment
 from training.run_folder import RunFolder
 
 
@@ -77,6 +79,24 @@ def test_a_step_is_one_sgd_update_of_the_global_batch(steps, micro_images):
         # Sums of micro batches round differently: fp32 to a few units in the last place.
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-6)
     assert state.progress.step == 2
+
+
+def test_the_augment_group_mixes_and_distorts_here_too(steps):
+    state = steps(
+        batch={"global_images": 8},
+        warmup_steps=0,
+        augment={"crop": "none", "level": "strong1"},
+    )
+    model = build_model(state.start.architecture, seed=0)
+    batch = next(state.loader)
+    state.loader.skip_to(0)
+    distorted = RandAugment(2, 20.0, state.config.seed)(batch.images, batch.positions.numpy())
+    images, share = normalise(distorted), mixup_share(0.5, state.config.seed, 0)
+    logits = model(share * images + (1 - share) * images.roll(4, dims=0))
+    expected = share * F.cross_entropy(logits, batch.labels)
+    expected = expected + (1 - share) * F.cross_entropy(logits, batch.labels.roll(4))
+    assert float(take_step(state).loss) == pytest.approx(expected.item(), rel=1e-5)
+    assert share < 1
 
 
 def test_a_gradient_that_is_no_number_leaves_the_weights(steps):

@@ -13,6 +13,7 @@ from pretrain.step import train_step
 from pretrain.validation import validate
 from tests.data_pipeline.sample_label_sets import label_set_dataset
 from training.losses import masked_sigmoid_cross_entropy
+from training.mixup import mixup_share
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +65,21 @@ def test_a_step_takes_the_masked_loss_and_validation_gives_average_precision(
     assert 0 < scores["validation/mean_average_precision"] < 1
     assert math.isfinite(scores["validation/loss"])
     assert torch.isfinite(torch.tensor(list(scores.values()))).all()
+
+
+def test_mixup_mixes_the_losses_of_both_label_sets(plan_of, one_rank, sets):
+    plan = plan_of({**sets, "model.dropout": 0.0, "batch.micro-images": 16, "augment.mixup": 0.5})
+    with open_training(plan) as training:
+        model = build_model(training.architecture, seed=plan.config.seed)
+        batch = next(training.loader)
+        training.loader.skip_to(0)
+        share, images = mixup_share(0.5, 0, 0), normalise(batch.images)
+        assert share < 1
+        # A batch of 16: partners are half a micro batch apart.
+        logits = model(share * images + (1 - share) * images.roll(8, dims=0))
+        own = masked_sigmoid_cross_entropy(logits, batch.labels)
+        other = masked_sigmoid_cross_entropy(logits, batch.labels.roll(8, dims=0))
+        train_step(training)
+        expected = (share * own + (1 - share) * other).item()
+        assert training.losses[0].item() == pytest.approx(expected, rel=1e-4)
+        training.step = plan.total_steps
