@@ -27,6 +27,7 @@ from finetune.task_data import TaskData
 from models.flops import forward_flops_per_image
 from training.augmentation import BatchAugmentation
 from training.checkpoint_store import CheckpointStore
+from training.mixup import pairing
 from training.precision import resolve_precision
 from training.processes import (
     default_threads,
@@ -146,13 +147,7 @@ def build_state(
         model=model,
         optimizer=optimizer,
         loader=_train_loader(config, accelerator, data.train, start, micro_images),
-        augmentation=BatchAugmentation(
-            config.augment,
-            config.seed,
-            global_images=config.batch.global_images,
-            world_size=ranks,
-            micro_images=micro_images,
-        ),
+        augmentation=_augmentation(config, ranks, micro_images),
         validation=_eval_loader(config, accelerator, data.validation, start),
         test=_eval_loader(config, accelerator, data.test, start),
         progress=Progress(config.learning_rates, config.steps),
@@ -164,6 +159,20 @@ def build_state(
         meter=_meter(config, start, ranks),
         accumulation_steps=accumulation_steps,
         warmup_steps=warmup_steps,
+    )
+
+
+def _augmentation(config: FinetuneConfig, ranks: int, micro_images: int) -> BatchAugmentation:
+    if config.augment.mixup_alpha:
+        notice = pairing(config.batch.global_images, ranks, micro_images).notice()
+        if notice:
+            logger.warning(notice)
+    return BatchAugmentation(
+        config.augment,
+        config.seed,
+        global_images=config.batch.global_images,
+        world_size=ranks,
+        micro_images=micro_images,
     )
 
 

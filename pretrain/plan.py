@@ -108,12 +108,12 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
             "(python -m data_pipeline.build makes one)"
         )
     micro_images, accumulation_steps = split_batch(config.batch, ranks.world_size)
-    check_mixup(config.augment, micro_images)
     access = ShardAccess.from_config(config.data, ranks.local_world_size)
     whole = open_dataset(config.data.train, access)
     validation = open_dataset(config.data.val, access) if config.data.val else None
     _check_same_classes(whole, validation)
     _check_label_kind(config, whole, validation)
+    check_mixup(config.augment, micro_images)
     train = training_images(whole, config.data, seed=config.seed)
     if validation is not None:
         validation = class_images(validation, config.data)
@@ -121,7 +121,8 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
     total_steps = count_steps(config, train.num_images)
     warmup_steps, warmup_told = fit_warmup(config.schedule.warmup_steps, total_steps)
     shortage = shortage_told(train, config.data.images_per_class)
-    notices = (choice_told(whole, train), shortage, warmup_told)
+    mixup_told = _mixup_told(config, ranks.world_size, micro_images)
+    notices = (choice_told(whole, train), shortage, warmup_told, mixup_told)
     return Plan(
         config=config,
         ranks=ranks,
@@ -137,6 +138,14 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
         warmup_steps=warmup_steps,
         notices=tuple(notice for notice in notices if notice),
     )
+
+
+def _mixup_told(config: PretrainConfig, world_size: int, micro_images: int) -> str | None:
+    from training.mixup import pairing
+
+    if not config.augment.mixup_alpha:
+        return None
+    return pairing(config.batch.global_images, world_size, micro_images).notice()
 
 
 def _run_dir(config: PretrainConfig, config_file: Path | None) -> Path:

@@ -33,8 +33,9 @@ def uniform_draws(key: int, counters: NDArray[np.int64], count: int) -> NDArray[
     Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
     """
     assert count <= DRAWS_PER_COUNTER, "more draws would be the next counter's"
-    z: NDArray[np.uint64] = counters.astype(np.uint64)[:, None]
-    z = z * np.uint64(DRAWS_PER_COUNTER) + np.arange(1, count + 1, dtype=np.uint64)
+    draw: NDArray[np.uint64] = np.arange(1, count + 1, dtype=np.uint64)
+    z: NDArray[np.uint64] = counters.astype(np.uint64)[:, None] * np.uint64(DRAWS_PER_COUNTER)
+    z = z + draw
     z = z * _GOLDEN + np.uint64(key)  # arrays wrap modulo 2^64, as they should
     z = (z ^ (z >> np.uint64(30))) * _MULTIPLIERS[0]
     z = (z ^ (z >> np.uint64(27))) * _MULTIPLIERS[1]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from training.counter_draws import draws_key, uniform_draws
+
+if TYPE_CHECKING:  # a plan asks who is mixed with whom before torch is imported
+    import torch
 
 # How far apart partners stand, as a share of the global batch: as many ranks as fit into it may
 # share the batch, and up to half as many micro batches, without a change of partners.
@@ -20,16 +23,27 @@ class Pairing:
     """Who is mixed with whom in a micro batch of one rank.
 
     The micro batch is cut into blocks of `block` images; within one, the partner of an image is
-    the one `shift` places before it, cyclically.
+    the one `shift` places before it, cyclically. `holds_elsewhere`: other splits of the global
+    batch into ranks and micro batches have the same partners.
     """
 
     block: int
     shift: int
+    holds_elsewhere: bool = False
 
     def partners(self, values: torch.Tensor) -> torch.Tensor:
         """The values of each image's partner; (batch, ...) like `values`."""
         blocks = values.unflatten(0, (-1, self.block))
         return blocks.roll(self.shift, dims=1).flatten(0, 1)
+
+    def notice(self) -> str | None:
+        """What people should know who mean to go on with another number of ranks."""
+        if self.holds_elsewhere:
+            return None
+        return (
+            f"mixup pairs the images of micro batches of {self.block}: with another number of "
+            "ranks or micro batch size it would pair others (docs/augmentation.md)"
+        )
 
 
 def pairing(global_images: int, world_size: int, micro_images: int) -> Pairing:
@@ -42,7 +56,7 @@ def pairing(global_images: int, world_size: int, micro_images: int) -> Pairing:
     apart, rest = divmod(global_images, _PARTNERS_APART)
     if rest == 0 and apart % world_size == 0 and world_size * micro_images % (2 * apart) == 0:
         shift = apart // world_size
-        return Pairing(block=2 * shift, shift=shift)
+        return Pairing(block=2 * shift, shift=shift, holds_elsewhere=True)
     return Pairing(block=micro_images, shift=micro_images // 2)
 
 

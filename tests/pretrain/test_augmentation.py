@@ -89,6 +89,16 @@ def test_another_level_is_another_run(plan_of, tmp_path):
         check_same_run(saved, plan_of({"augment.level": "light1"}), tmp_path, "fp32")
 
 
+def test_a_run_says_when_its_partners_are_its_own(plan_of):
+    def told(**changes):
+        plan = plan_of({name.replace("__", "."): value for name, value in changes.items()})
+        return [notice for notice in plan.notices if "mixup" in notice]
+
+    assert told() == []
+    assert len(told(augment__mixup=0.2)) == 1
+    assert told(augment__mixup=0.2, batch__global_images=64) == []
+
+
 def test_mixup_of_single_images_is_refused(plan_of):
     with pytest.raises(RefusedInput, match="have 1 image each"):
         plan_of({"augment.level": "light2", "batch.micro-images": 1})

@@ -124,7 +124,10 @@ def test_partners_are_the_same_at_any_split_that_keeps_them_together():
     ("world_size", "micro_images"), [(16, 16), (1, 8), (2, 4), (64, 2)], ids=str
 )
 def test_other_splits_pair_across_half_their_own_micro_batch(world_size, micro_images):
-    assert pairing(256, world_size, micro_images) == Pairing(micro_images, micro_images // 2)
+    mixing = pairing(256, world_size, micro_images)
+    assert mixing == Pairing(micro_images, micro_images // 2)
+    assert f"micro batches of {micro_images}: with another number of ranks" in mixing.notice()
+    assert pairing(256, 1, 16).notice() is None
 
 
 @pytest.mark.parametrize("split", [(256, 4, 64), (256, 1, 8), (15, 1, 5), (9, 3, 3)], ids=str)
