@@ -101,7 +101,6 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
     check_settings(config.tracking)
     _check_sizes(config)
     _check_offload(config)
-
     if config.data.train is None:
         raise RefusedInput(
             "data.train is not set: give the folder of training shards with --data.train DIR "
@@ -113,7 +112,6 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
     validation = open_dataset(config.data.val, access) if config.data.val else None
     _check_same_classes(whole, validation)
     _check_label_kind(config, whole, validation)
-    check_mixup(config.augment, micro_images)
     train = training_images(whole, config.data, seed=config.seed)
     if validation is not None:
         validation = class_images(validation, config.data)
@@ -141,8 +139,10 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
 
 
 def _mixup_told(config: PretrainConfig, world_size: int, micro_images: int) -> str | None:
+    """A notice where mixup's partners belong to this split; refuses mixup of single images."""
     from training.mixup import pairing
 
+    check_mixup(config.augment, micro_images)
     if not config.augment.mixup_alpha:
         return None
     return pairing(config.batch.global_images, world_size, micro_images).notice()
