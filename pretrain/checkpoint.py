@@ -126,6 +126,7 @@ def restore(training: Training, found: Checkpoint) -> None:
     training.step = found.metadata["step"]
     training.position = found.metadata["position"]
     training.validation = found.metadata["validation"]
+    training.evaluation_pending = found.metadata.get("evaluation_pending", False)
     training.health.take_over(found.metadata["health"])
 
 
@@ -165,6 +166,7 @@ def _metadata(training: Training) -> dict[str, Any]:
         "seconds": training.seconds(),
         "resumed_from_steps": training.resumed_from_steps,
         "validation": training.validation,
+        "evaluation_pending": training.evaluation_pending,
         "health": training.health.to_json(),
         "weights_card": {**facts, "architecture": asdict(facts["architecture"])},
         "broken": [asdict(record) for record in training.broken.values()],

@@ -24,6 +24,10 @@ def pretrain(plan: Plan) -> int:
 def train(training: Training) -> int:
     """Step, report, evaluate and save until the last step or a stop; then export."""
     plan, config = training.plan, training.plan.config
+    if training.evaluation_pending:  # the process before this one was stopped in it
+        validate(training)
+        if training.evaluation_pending:
+            return EXIT_SAVED
     while training.step < plan.total_steps:
         train_step(training)
         step = training.step
@@ -33,11 +37,13 @@ def train(training: Training) -> int:
         if training.health.trouble is not None:
             rewind(training)
             continue
-        if plan.is_due(config.evaluation.every_steps, step):
+        training.evaluation_pending = plan.is_due(config.evaluation.every_steps, step)
+        if training.evaluation_pending and not said.stop:
             validate(training)
-        is_due = said.stop or plan.is_due(config.checkpoint.every_steps, step)
+        stop = said.stop or training.evaluation_pending
+        is_due = stop or plan.is_due(config.checkpoint.every_steps, step)
         save_when_due(training, is_due=is_due, saves_written=said.saves_written)
-        if said.stop and step < plan.total_steps:
+        if stop and not training.is_finished:
             finish_saving(training)
             return EXIT_SAVED
     finish_saving(training)

@@ -142,7 +142,7 @@ def _watch(training: Training) -> None:
 
 
 def _leave(training: Training) -> None:
-    if training.step >= training.plan.total_steps:
+    if training.is_finished:
         training.end("FINISHED")
         return
     reason = _why_stopped()

@@ -61,6 +61,7 @@ class Training:
         losses: This rank's loss of each step since the last log line, on the device.
         gradient_norm: Of the last update, over all ranks, before clipping.
         validation: Metrics of the last evaluation, by name.
+        evaluation_pending: Whether the evaluation of this step is due and has not been made.
         broken: Unreadable training images that all ranks together know of, by row.
         resumed_from_steps: Steps at which earlier processes handed over, in order.
         seconds_before: Time the processes before this one trained.
@@ -89,6 +90,7 @@ class Training:
     losses: list[torch.Tensor] = field(default_factory=list)
     gradient_norm: torch.Tensor | float = 0.0
     validation: dict[str, float] = field(default_factory=dict)
+    evaluation_pending: bool = False
     broken: dict[int, BrokenRecord] = field(default_factory=dict)
     resumed_from_steps: list[int] = field(default_factory=list)
     seconds_before: float = 0.0
@@ -101,6 +103,11 @@ class Training:
     def dtype(self) -> torch.dtype:
         """Of the model's input and its weights on the device."""
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every step and every evaluation has been made."""
+        return self.step >= self.plan.total_steps and not self.evaluation_pending
 
     def seconds(self) -> float:
         """Time spent on this run so far, by this process and those before it."""

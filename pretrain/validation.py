@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 
 import torch
@@ -25,22 +26,35 @@ from tracking.metric_names import (
 )
 from training.average_precision import evaluate_multi_label
 from training.evaluate import evaluate
+from training.preemption import stop_requested
 from training.processes import default_threads
+
+logger = logging.getLogger(__name__)
+
+
+class _AskedToStop(Exception):
+    """Any rank was asked to stop, and all know it at the same batch."""
 
 
 def validate(training: Training) -> None:
     """Score every validation image once, over all ranks, and log the result; a collective.
 
+    Asked to stop meanwhile, it leaves off within a batch or two, and `evaluation_pending` remains:
+    an evaluation may take longer than a cluster waits before it kills.
+
     Raises:
         RefusedInput: Too many validation images are broken; on all ranks.
     """
     images = training.plan.validation
-    if images is None:
+    try:
+        for scores in _scores_of_each(training, images) if images is not None else ():
+            training.validation = {**training.validation, **scores}
+            training.tracked.log_metrics(training.step, scores)
+            training.progress.log(training.step, scores)
+    except _AskedToStop:
+        logger.info("leaving the evaluation of step %d for the next start", training.step)
         return
-    for scores in _scores_of_each(training, images):
-        training.validation = {**training.validation, **scores}
-        training.tracked.log_metrics(training.step, scores)
-        training.progress.log(training.step, scores)
+    training.evaluation_pending = False
 
 
 def _scores_of_each(training: Training, images: ShardedDataset) -> Iterator[dict[str, float]]:
@@ -55,9 +69,11 @@ def _scores_of_each(training: Training, images: ShardedDataset) -> Iterator[dict
 def _evaluate(training: Training, images: ShardedDataset) -> dict[str, float]:
     loader = _loader(training, images)
     training.engine.eval()
-    with training.meter.pause():
-        scores = (_multi_label_scores if images.is_multi_label else _scores)(training, loader)
-    training.engine.train()
+    try:
+        with training.meter.pause():
+            scores = (_multi_label_scores if images.is_multi_label else _scores)(training, loader)
+    finally:
+        training.engine.train()
     scores[VALIDATION_BROKEN_IMAGES] = float(settle_evaluation(training, loader))
     return scores
 
@@ -98,6 +114,9 @@ def _multi_label_scores(training: Training, loader: EvalLoader) -> dict[str, flo
 def _forward(training: Training) -> Callable[[torch.Tensor], torch.Tensor]:
     def forward(images: torch.Tensor) -> torch.Tensor:
         training.beat()
+        # Every rank brings the same number of batches, so all vote, and leave off, at the same one.
+        if training.step_vote.cast(stop_requested() is not None, training.saver.written).stop:
+            raise _AskedToStop
         logits: torch.Tensor = training.engine(normalise(images, dtype=training.dtype))
         return logits
 
