@@ -218,6 +218,13 @@ class LoggingConfig(Section):
             "leaves MFU out."
         ),
     )
+    group_norms: bool = Field(
+        True,
+        description=(
+            "Pretraining: log norms of gradients, weights and updates by groups of layers; while "
+            "it takes them the update of a logging step holds a copy of the fp32 weights."
+        ),
+    )
 
 
 class TrackingConfig(Section):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from configs.data_groups import AugmentConfig, DataConfig, LoaderConfig
 from configs.groups import (
@@ -22,6 +22,7 @@ from configs.groups import (
     ZeroConfig,
 )
 from configs.health import HealthConfig
+from configs.profile_steps import profile_steps
 from configs.section import CountFromZero, Fraction, PositiveFloat, PositiveInt, Section
 from configs.subset import SubsetConfig
 
@@ -63,6 +64,14 @@ class PretrainConfig(Section):
         False,
         description="Deterministic kernels on a GPU, at a cost in speed; CPU runs always are.",
     )
+    profile: str | None = Field(
+        None,
+        description=(
+            "Steps FIRST:LAST to profile, as 50:55: from step 50 to step 55, five of them. Traces "
+            "go to profile/ in the run folder."
+        ),
+    )
+    profile_ranks: tuple[CountFromZero, ...] = Field((0,), description="Ranks that are profiled.")
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
@@ -80,6 +89,13 @@ class PretrainConfig(Section):
     deepspeed: tyro.conf.Suppress[dict[str, Any]] = Field(
         default_factory=dict, description="Further DeepSpeed options, merged last; only in YAML."
     )
+
+    @field_validator("profile")
+    @classmethod
+    def _profiles_a_step(cls, profile: str | None) -> str | None:
+        if profile is not None:
+            profile_steps(profile)
+        return profile
 
 
 class FinetuneConfig(Section):

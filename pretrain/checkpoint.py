@@ -24,6 +24,7 @@ from pretrain.state import Training
 from pretrain.state_files import SavedState, rank_file, state_file
 from tracking.metric_names import SAVE_STALL_SECONDS, SAVE_WRITE_SECONDS
 from training.checkpoint_store import Checkpoint, CheckpointStore
+from training.phases import SAVING
 from training.precision import Precision
 from training.processes import capture_rng_state, restore_rng_state
 
@@ -50,7 +51,7 @@ def save_when_due(training: Training, *, is_due: bool, saves_written: int) -> No
             "rng": capture_rng_state(),
             "losses": [loss.cpu() for loss in training.losses],
         }
-        with training.meter.pause():
+        with training.aside(SAVING):
             training.saver.start(training.step, _metadata(training), rank_state)
         if not training.plan.config.checkpoint.in_background:
             finish_saving(training)
@@ -64,7 +65,7 @@ def finish_saving(training: Training) -> None:
     """
     if not training.saver.is_saving:
         return
-    with training.meter.pause():
+    with training.aside(SAVING):
         step, times = training.saver.finish()
     training.beat()
     training.tracked.log_metrics(

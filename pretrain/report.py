@@ -12,6 +12,7 @@ from pretrain.remote_report import remote_metrics
 from pretrain.state import Training
 from tracking import metric_names as names
 from tracking.system import system_metrics
+from training.phases import DATA, LOGGING
 
 
 def report(training: Training) -> None:
@@ -20,12 +21,21 @@ def report(training: Training) -> None:
     Raises:
         RefusedInput: More training images are broken than `data.max_broken_fraction` tolerates.
     """
+    with training.phases.within(LOGGING):
+        _report(training)
+
+
+def _report(training: Training) -> None:
     plan, step = training.plan, training.step
     loss = mean_loss(training)
     if not math.isnan(loss):
         training.health.loss_logged(loss, training.position)
     share_broken_images(training)
-    remote = remote_metrics(training)
+    looked_at = {
+        **time_metrics(training),
+        **_norms(training),
+        **remote_metrics(training),
+    }
     if not plan.ranks.is_main:
         training.meter.read_and_reset()
         return
@@ -39,12 +49,36 @@ def report(training: Training) -> None:
         names.TRAIN_SKIPPED_UPDATES: float(training.health.skipped),
         names.TRAIN_REWINDS: float(len(training.health.rewinds)),
         **{f"throughput/{name}": v for name, v in training.meter.read_and_reset().items()},
-        **remote,
+        **_loss_scale(training),
+        **looked_at,
         **system_metrics(),
     }
     training.tracked.log_metrics(step, values)
     training.progress.log(step, values)
     training.write_status("running")
+
+
+def time_metrics(training: Training) -> dict[str, float]:
+    """Rank 0's shares of each phase, and the longest that a rank waited for data; a collective."""
+    shares = training.phases.read_and_reset()
+    metrics = {names.time_share(phase): share for phase, share in sorted(shares.items())}
+    if training.plan.ranks.world_size > 1:
+        share = shares.get(DATA, 0.0)
+        waited = torch.tensor(share, dtype=torch.float64, device=training.device)
+        dist.all_reduce(waited, op=dist.ReduceOp.MAX)
+        metrics[names.worst_rank(names.time_share(DATA))] = waited.item()
+    return metrics
+
+
+def _norms(training: Training) -> dict[str, float]:
+    return training.norms.read(float(training.gradient_norm)) if training.norms else {}
+
+
+def _loss_scale(training: Training) -> dict[str, float]:
+    """What fp16's losses are multiplied by; fp32 and bf16 have no such factor."""
+    if not training.engine.fp16_enabled():
+        return {}
+    return {names.TRAIN_LOSS_SCALE: float(training.engine._get_optimizer_loss_scale())}
 
 
 def mean_loss(training: Training) -> float:

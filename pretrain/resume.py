@@ -47,6 +47,8 @@ MAY_CHANGE = (
     "evaluation.",
     "health.",
     "logging.",
+    "profile",
+    "profile_ranks",
     "tracking.",
 )
 _SHOWN_DIFFERENCES = 5

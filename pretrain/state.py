@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,9 @@ from models.flops import forward_flops_per_image
 from models.param_groups import weight_decay_groups
 from models.zoo import Architecture, build_model, choose_attention
 from pretrain.health import Health
+from pretrain.norms import GroupNorms
 from pretrain.plan import Plan
+from pretrain.profiling import StepProfiler
 from pretrain.saver import Saver
 from pretrain.step_vote import StepVote
 from pretrain.training_tensors import TrainingTensors
@@ -30,6 +33,7 @@ from tracking.run import Status, TrackedRun, start_run
 from training.augmentation import BatchAugmentation
 from training.checkpoint_store import CheckpointStore
 from training.console import ProgressLine
+from training.phases import PhaseTimer
 from training.precision import Precision
 from training.processes import default_threads
 from training.run_folder import RunFolder, RunState
@@ -52,6 +56,9 @@ class Training:
         tensors: The fp32 state of both.
         augmentation: What is done to batches on the device.
         meter: Throughput since the last log line.
+        phases: Where the time since then went.
+        norms: Of groups of layers; None where they are not logged.
+        profiler: Traces the steps that are to be profiled.
         saver: Writes checkpoints.
         watchdog: Ends the process when nothing happens any more; None waits for ever.
         step_vote: How the ranks agree to stop, and that a save is written.
@@ -81,6 +88,9 @@ class Training:
     tensors: TrainingTensors
     augmentation: BatchAugmentation
     meter: ThroughputMeter
+    phases: PhaseTimer
+    norms: GroupNorms | None
+    profiler: StepProfiler
     saver: Saver
     step_vote: StepVote
     health: Health
@@ -145,6 +155,19 @@ class Training:
         )
         self.progress = ProgressLine(plan.total_steps, self.step)
 
+    @contextlib.contextmanager
+    def aside(self, phase: str) -> Iterator[None]:
+        """Let the block be a phase whose time does not count for the images per second."""
+        with self.meter.pause(), self.phases.within(phase):
+            yield
+
+    def watching_norms(self) -> contextlib.AbstractContextManager[None]:
+        """Around the update that follows `step`: its norms, if a log line follows it."""
+        if self.norms is None:
+            return contextlib.nullcontext()
+        every_steps = self.plan.config.logging.every_steps
+        return self.norms.watching(self.plan.is_due(every_steps, self.step + 1))
+
     def write_status(self, state: RunState, **details: Any) -> None:
         """Say in status.json how the run is doing at `step`."""
         resumed = {"resumed_from_steps": self.resumed_from_steps}
@@ -159,6 +182,7 @@ class Training:
 
     def end(self, status: Status) -> None:
         """End the threads, take the bar away, and send the rest of the journal."""
+        self.profiler.close(self.step)
         if self.watchdog is not None:
             self.watchdog.close()
         if hasattr(self, "loader"):
@@ -211,6 +235,9 @@ def build_training(
             peak * 1e12 if peak else None,
             plan.ranks.world_size,
         ),
+        phases=PhaseTimer(device),
+        norms=GroupNorms(engine, device) if config.logging.group_norms else None,
+        profiler=StepProfiler(plan, device),
         saver=Saver(store, tensors, plan.ranks.rank, plan.ranks.world_size),
         step_vote=StepVote(device, plan.ranks.world_size),
         health=Health(config.health),

@@ -16,6 +16,7 @@ from training.losses import (
     soft_targets,
     softmax_cross_entropy,
 )
+from training.phases import AUGMENTATION, BACKWARD, DATA, FORWARD, OPTIMIZER, OTHER
 
 logger = logging.getLogger(__name__)
 
@@ -29,21 +30,29 @@ def train_step(training: Training) -> None:
     the step counts, and `training.health` decides what it means.
     """
     plan, engine = training.plan, training.engine
+    training.profiler.reached(training.step)
     _pass_over_trouble(training)
     for group in engine.optimizer.param_groups:
         group["lr"] = plan.learning_rate(training.step)
     losses = []
     for micro_step in range(plan.accumulation_steps):
+        training.phases.begin(DATA)
         batch = next(training.loader)
         training.meter.record_wait(batch.wait_seconds)
         images, labels = batch.to(training.device)
+        training.phases.begin(AUGMENTATION)
         images = training.augmentation.rand_augment(images, batch.positions)
+        training.phases.begin(FORWARD)
         loss = _loss(training, images, labels)
+        training.phases.begin(BACKWARD)
         engine.backward(_poisoned(loss))
         losses.append(loss.detach())
         if micro_step + 1 < plan.accumulation_steps:
             engine.step()  # only counts the micro batch
-    norm = _update(engine)
+    training.phases.begin(OPTIMIZER)
+    with training.watching_norms():
+        norm = _update(engine)
+    training.phases.begin(OTHER)
     first = training.position
     if norm is None:
         reason = _what_is_not_finite(training, torch.stack(losses))

@@ -8,6 +8,7 @@ TRAIN_IMAGES_SEEN = "train/images_seen"
 TRAIN_BROKEN_IMAGES = "train/broken_images"
 TRAIN_SKIPPED_UPDATES = "train/skipped_updates"
 TRAIN_REWINDS = "train/rewinds"
+TRAIN_LOSS_SCALE = "train/loss_scale"
 
 REMOTE_BYTES = "data/remote_bytes"
 REMOTE_SHARDS = "data/remote_shards"
@@ -43,7 +44,37 @@ MEMORY_GIB = "system/memory_gib"
 HOST_MEMORY_PERCENT = "system/host_memory_percent"
 GPU_MEMORY_GIB = "system/gpu_memory_gib"
 GPU_MEMORY_PEAK_GIB = "system/gpu_memory_peak_gib"
+GPU_MEMORY_RESERVED_GIB = "system/gpu_memory_reserved_gib"
+GPU_MEMORY_RESERVED_PEAK_GIB = "system/gpu_memory_reserved_peak_gib"
 GPU_UTILIZATION_PERCENT = "system/gpu_utilization_percent"
+
+ALL_GROUPS = "all"
+"""Group of layers that holds them all."""
+
+
+def grad_norm(group: str) -> str:
+    """Norm of a group of layers' gradient; the squares of all groups sum to `TRAIN_GRAD_NORM`'s."""
+    return f"grad_norm/{group}"
+
+
+def weight_norm(group: str) -> str:
+    """Norm of a group of layers' fp32 weights."""
+    return f"weight_norm/{group}"
+
+
+def relative_update(group: str) -> str:
+    """Norm of what one update changed in a group of layers, over the norm of its weights."""
+    return f"relative_update/{group}"
+
+
+def time_share(phase: str) -> str:
+    """Share (0 to 1) of the time since the last log line that a phase of the loop took."""
+    return f"time/{phase}"
+
+
+def worst_rank(name: str) -> str:
+    """Name of a metric that is the largest over the ranks."""
+    return f"{name}_worst_rank"
 
 
 def transfer_top1(task: str) -> str:

@@ -25,6 +25,8 @@ def system_metrics() -> dict[str, float]:
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         metrics[metric_names.GPU_MEMORY_GIB] = torch.cuda.memory_allocated() / GIB
         metrics[metric_names.GPU_MEMORY_PEAK_GIB] = torch.cuda.max_memory_allocated() / GIB
+        metrics[metric_names.GPU_MEMORY_RESERVED_GIB] = torch.cuda.memory_reserved() / GIB
+        metrics[metric_names.GPU_MEMORY_RESERVED_PEAK_GIB] = torch.cuda.max_memory_reserved() / GIB
         try:
             metrics[metric_names.GPU_UTILIZATION_PERCENT] = float(torch.cuda.utilization())
         except Exception:
