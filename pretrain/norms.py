@@ -55,6 +55,7 @@ class GroupNorms:
 
         def look_before(optimizer: torch.optim.Optimizer, *_: Any) -> None:
             for flat in self._updated(optimizer):
+                assert flat.grad is not None, "the optimizer passes over what has no gradient"
                 before[id(flat)] = flat.detach().clone()
                 self._add(_GRADIENT, flat, flat.grad)
 

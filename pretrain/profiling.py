@@ -30,19 +30,17 @@ class StepProfiler:
         self._running: torch.profiler.profile | None = None
         self._began_at = 0
 
-    def reached(self, step: int) -> None:
-        """Begin or end a trace, if this is its step; costs a comparison at all others.
+    def is_due(self, step: int) -> bool:
+        """Whether a trace begins or ends after so many updates."""
+        return self._steps is not None and step in self._steps
 
-        Args:
-            step: Updates made so far.
-        """
-        if self._steps is None:
-            return
-        first, last = self._steps
-        if self._running is not None and step >= last:
+    def reached(self, step: int) -> None:
+        """Begin or end the trace; `step` is one of those that are due."""
+        assert self._steps is not None, "only what is due is done"
+        if self._running is not None:
             self.close(step)
-        elif self._running is None and step == first:
-            logger.info("profiling from step %d to step %d", first, last)
+        elif step == self._steps[0]:
+            logger.info("profiling from step %d to step %d", *self._steps)
             self._began_at = step
             self._running = torch.profiler.profile(activities=self._activities)
             self._running.start()

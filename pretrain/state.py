@@ -33,7 +33,7 @@ from tracking.run import Status, TrackedRun, start_run
 from training.augmentation import BatchAugmentation
 from training.checkpoint_store import CheckpointStore
 from training.console import ProgressLine
-from training.phases import PhaseTimer
+from training.phases import OTHER, PhaseTimer
 from training.precision import Precision
 from training.processes import default_threads
 from training.run_folder import RunFolder, RunState
@@ -160,6 +160,12 @@ class Training:
         """Let the block be a phase whose time does not count for the images per second."""
         with self.meter.pause(), self.phases.within(phase):
             yield
+
+    def profile_if_due(self) -> None:
+        """Begin or end a profile where `step` is the step for it."""
+        if self.profiler.is_due(self.step):
+            with self.aside(OTHER):
+                self.profiler.reached(self.step)
 
     def watching_norms(self) -> contextlib.AbstractContextManager[None]:
         """Around the update that follows `step`: its norms, if a log line follows it."""

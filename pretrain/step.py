@@ -30,44 +30,51 @@ def train_step(training: Training) -> None:
     the step counts, and `training.health` decides what it means.
     """
     plan, engine = training.plan, training.engine
-    training.profiler.reached(training.step)
+    training.profile_if_due()
     _pass_over_trouble(training)
     for group in engine.optimizer.param_groups:
         group["lr"] = plan.learning_rate(training.step)
-    losses = []
-    for micro_step in range(plan.accumulation_steps):
-        training.phases.begin(DATA)
-        batch = next(training.loader)
-        training.meter.record_wait(batch.wait_seconds)
-        images, labels = batch.to(training.device)
-        training.phases.begin(AUGMENTATION)
-        images = training.augmentation.rand_augment(images, batch.positions)
-        training.phases.begin(FORWARD)
-        loss = _loss(training, images, labels)
-        training.phases.begin(BACKWARD)
-        engine.backward(_poisoned(loss))
-        losses.append(loss.detach())
-        if micro_step + 1 < plan.accumulation_steps:
-            engine.step()  # only counts the micro batch
+    losses = _accumulate(training)
     training.phases.begin(OPTIMIZER)
     with training.watching_norms():
         norm = _update(engine)
-    training.phases.begin(OTHER)
     first = training.position
     if norm is None:
-        reason = _what_is_not_finite(training, torch.stack(losses))
+        reason = _what_is_not_finite(training, losses)
         positions = (first, first + plan.config.batch.global_images)
         training.health.update_skipped(training.step, positions, reason)
     else:
         training.gradient_norm = norm
-        training.losses.append(torch.stack(losses).mean())
+        training.losses.append(losses.mean())
         training.health.update_made(training.step, first)
         if training.average is not None:
             training.average.update(training.step)
+    training.phases.begin(OTHER)
     training.step += 1
     training.position += plan.config.batch.global_images
     training.meter.step_done()
     training.beat()
+
+
+def _accumulate(training: Training) -> torch.Tensor:
+    """Add up the gradient of the micro batches; gives this rank's losses (accumulation steps,)."""
+    plan, engine, phases = training.plan, training.engine, training.phases
+    losses = []
+    for micro_step in range(plan.accumulation_steps):
+        phases.begin(DATA)
+        batch = next(training.loader)
+        training.meter.record_wait(batch.wait_seconds)
+        images, labels = batch.to(training.device)
+        phases.begin(AUGMENTATION)
+        images = training.augmentation.rand_augment(images, batch.positions)
+        phases.begin(FORWARD)
+        loss = _loss(training, images, labels)
+        phases.begin(BACKWARD)
+        engine.backward(_poisoned(loss))
+        losses.append(loss.detach())
+        if micro_step + 1 < plan.accumulation_steps:
+            engine.step()  # only counts the micro batch
+    return torch.stack(losses)
 
 
 def _pass_over_trouble(training: Training) -> None:
