@@ -24,6 +24,7 @@ T = TypeVar("T", bound=BaseModel)
 EXCLUSIVE_OPTIONS = (
     ("schedule.total_steps", "schedule.epochs"),
     ("batch.micro_images", "batch.accumulation_steps"),
+    ("few_shot.every_steps", "few_shot.every_epochs"),
     ("data.fraction", "data.images_per_class"),
     ("images_per_class", "data.images_per_class"),
     ("images_per_class", "data.fraction"),

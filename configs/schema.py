@@ -9,6 +9,7 @@ import tyro
 from pydantic import Field, field_validator, model_validator
 
 from configs.data_groups import AugmentConfig, DataConfig, LoaderConfig
+from configs.few_shot import FewShotConfig
 from configs.groups import (
     BatchConfig,
     CheckpointConfig,
@@ -83,6 +84,7 @@ class PretrainConfig(Section):
     zero: ZeroConfig = Field(default_factory=ZeroConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    few_shot: FewShotConfig = Field(default_factory=FewShotConfig)
     health: HealthConfig = Field(default_factory=HealthConfig)
     logging: LoggingConfig = Field(default_factory=LoggingConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)

@@ -207,6 +207,18 @@ class EvalTransform:
         return self._resize(image, fit_over(tuple(image.shape[1:]), self._covering))
 
 
+class SquareTransform(EvalTransform):
+    """Squeeze to the input's own ratio, a square, then the centre: what a few-shot probe sees.
+
+    Unlike in `EvalTransform`, nothing of a long image but the margin is cut off. Source: the
+    authors' published code, `resize(256)|central_crop(224)`.
+    """
+
+    def resized(self, image: torch.Tensor) -> torch.Tensor:
+        """The whole of `image` at the size from which the result is cropped."""
+        return self._resize(image, self._covering)
+
+
 def normalise(
     images: torch.Tensor,
     mean: Sequence[float] = MEAN,

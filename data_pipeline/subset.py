@@ -72,6 +72,12 @@ def training_images(
     return _with_classes(dataset.select(rows), classes)
 
 
+def few_of_each_class(dataset: ShardedDataset, images_per_class: int, seed: int) -> IntArray:
+    """Ascending rows of that many images of each class, as `images_per_class` chooses them."""
+    ranks = _ranks_within_class(dataset, np.arange(dataset.num_images), seed)
+    return np.flatnonzero(ranks < images_per_class)
+
+
 def class_images(dataset: ShardedDataset, options: SubsetConfig) -> ShardedDataset:
     """All images of the classes that `options` name, as a validation or test set needs them.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from configs.command_line import EXIT_FINISHED
 from pretrain.checkpoint import finish_saving, save_when_due
+from pretrain.evaluation import evaluate, evaluation_is_due
 from pretrain.export import export
 from pretrain.plan import Plan
 from pretrain.report import report
@@ -11,7 +12,6 @@ from pretrain.rewind import rewind
 from pretrain.session import open_training
 from pretrain.state import Training
 from pretrain.step import train_step
-from pretrain.validation import validate
 from training.preemption import EXIT_SAVED, stop_requested
 
 
@@ -25,7 +25,7 @@ def train(training: Training) -> int:
     """Step, report, evaluate and save until the last step or a stop; then export."""
     plan, config = training.plan, training.plan.config
     if training.evaluation_pending:  # the process before this one was stopped in it
-        validate(training)
+        evaluate(training)
         if training.evaluation_pending:
             return EXIT_SAVED
     while training.step < plan.total_steps:
@@ -37,9 +37,9 @@ def train(training: Training) -> int:
         if training.health.trouble is not None:
             rewind(training)
             continue
-        training.evaluation_pending = plan.is_due(config.evaluation.every_steps, step)
+        training.evaluation_pending = evaluation_is_due(plan, step)
         if training.evaluation_pending and not said.stop:
-            validate(training)
+            evaluate(training)
         stop = said.stop or training.evaluation_pending
         is_due = stop or plan.is_due(config.checkpoint.every_steps, step)
         save_when_due(training, is_due=is_due, saves_written=said.saves_written)

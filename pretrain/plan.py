@@ -17,6 +17,7 @@ from configs.schema import PretrainConfig
 from training.schedule import fit_warmup, learning_rate
 
 if TYPE_CHECKING:
+    from data_pipeline.few_shot_images import FewShotImages
     from data_pipeline.index import ShardedDataset
     from data_pipeline.order import SampleOrder
     from data_pipeline.real_labels import RealLabels
@@ -48,6 +49,7 @@ class Plan:
         train: Training images.
         validation: Validation images, or None.
         real_labels: Classes that count as right for each of them, or None.
+        few_shot: Tasks that linear probes are fit on meanwhile.
         order: Which training image stands at which position.
         num_classes: Outputs of the head.
         micro_images: Images of one forward pass of one rank.
@@ -63,6 +65,7 @@ class Plan:
     train: ShardedDataset
     validation: ShardedDataset | None
     real_labels: RealLabels | None
+    few_shot: tuple[FewShotImages, ...]
     order: SampleOrder
     num_classes: int
     micro_images: int
@@ -92,6 +95,7 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
     Raises:
         RefusedInput: They do not fit together; the message names keys and values.
     """
+    from data_pipeline.few_shot_images import open_few_shot_tasks
     from data_pipeline.index import open_dataset
     from data_pipeline.location import ShardAccess
     from data_pipeline.order import SampleOrder
@@ -120,7 +124,9 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
     warmup_steps, warmup_told = fit_warmup(config.schedule.warmup_steps, total_steps)
     shortage = shortage_told(train, config.data.images_per_class)
     mixup_told = _mixup_told(config, ranks.world_size, micro_images)
-    notices = (choice_told(whole, train), shortage, warmup_told, mixup_told)
+    few_shot = open_few_shot_tasks(config.few_shot.tasks, config.few_shot)
+    left_out = (task.notice for task in few_shot)
+    notices = (choice_told(whole, train), shortage, warmup_told, mixup_told, *left_out)
     return Plan(
         config=config,
         ranks=ranks,
@@ -128,6 +134,7 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
         train=train,
         validation=validation,
         real_labels=_real_labels(config, validation),
+        few_shot=few_shot,
         order=SampleOrder(train, num_streams=config.data.streams, seed=config.seed),
         num_classes=num_classes,
         micro_images=micro_images,
@@ -161,6 +168,7 @@ def _check_sizes(config: PretrainConfig) -> None:
     sizes = {
         "data.eval_resize_px": config.data.eval_resize_px,
         "augment.resize_px": config.augment.resize_px,
+        "few_shot.resize_px": config.few_shot.resize_px,
     }
     for name, value in sizes.items():
         if value is not None and value < image_px:

@@ -46,8 +46,10 @@ def share_broken_images(training: Training) -> None:
         logger.warning("%d more images are broken, others stand in for them: %s", len(new), told)
 
 
-def settle_evaluation(training: Training, loader: EvalLoader) -> int:
+def settle_evaluation(training: Training, loader: EvalLoader, part: str = "validation") -> int:
     """List the images that an evaluation left out as broken, on all ranks; a collective.
+
+    `part` says what they are, for the name of the list and for people.
 
     Returns:
         Their number.
@@ -57,13 +59,13 @@ def settle_evaluation(training: Training, loader: EvalLoader) -> int:
     """
     broken: dict[int, BrokenRecord] = {}
     add_new_records(broken, _of_all_ranks(loader.broken))
-    file = training.folder.path / "quarantine-validation.jsonl"
+    file = training.folder.path / f"quarantine-{part}.jsonl"
     if training.plan.ranks.is_main:
         reset_quarantine(file, broken.values())
     _check(training, broken, loader.dataset, file)
     if broken:
         told = told_by_shard(broken.values())
-        logger.warning("%d validation images are broken and not scored: %s", len(broken), told)
+        logger.warning("%d %s images are broken and not scored: %s", len(broken), part, told)
     return len(broken)
 
 

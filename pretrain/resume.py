@@ -45,6 +45,7 @@ MAY_CHANGE = (
     "loader.",
     "checkpoint.",
     "evaluation.",
+    "few_shot.",
     "health.",
     "logging.",
     "profile",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 
 import torch
@@ -26,36 +25,28 @@ from tracking.metric_names import (
 )
 from training.average_precision import evaluate_multi_label
 from training.evaluate import evaluate
-from training.phases import EVALUATION
 from training.preemption import stop_requested
 from training.processes import default_threads
 
-logger = logging.getLogger(__name__)
 
-
-class _AskedToStop(Exception):
+class AskedToStop(Exception):
     """Any rank was asked to stop, and all know it at the same batch."""
 
 
 def validate(training: Training) -> None:
     """Score every validation image once, over all ranks, and log the result; a collective.
 
-    Asked to stop meanwhile, it leaves off within a batch or two, and `evaluation_pending` remains:
-    an evaluation may take longer than a cluster waits before it kills.
-
     Raises:
         RefusedInput: Too many validation images are broken; on all ranks.
+        AskedToStop: Any rank was; on all ranks.
     """
     images = training.plan.validation
-    try:
-        for scores in _scores_of_each(training, images) if images is not None else ():
-            training.validation = {**training.validation, **scores}
-            training.tracked.log_metrics(training.step, scores)
-            training.progress.log(training.step, scores)
-    except _AskedToStop:
-        logger.info("leaving the evaluation of step %d for the next start", training.step)
+    if images is None:
         return
-    training.evaluation_pending = False
+    for scores in _scores_of_each(training, images):
+        training.validation = {**training.validation, **scores}
+        training.tracked.log_metrics(training.step, scores)
+        training.progress.log(training.step, scores)
 
 
 def _scores_of_each(training: Training, images: ShardedDataset) -> Iterator[dict[str, float]]:
@@ -68,10 +59,16 @@ def _scores_of_each(training: Training, images: ShardedDataset) -> Iterator[dict
 
 
 def _evaluate(training: Training, images: ShardedDataset) -> dict[str, float]:
-    loader = _loader(training, images)
+    config = training.plan.config
+    transform = EvalTransform(
+        training.architecture.image_px,
+        config.data.eval_resize_px,
+        resizing=Resizing.of(config.augment),
+    )
+    loader = eval_loader(training, images, transform)
     training.engine.eval()
     try:
-        with training.aside(EVALUATION):
+        with training.meter.pause():
             scores = (_multi_label_scores if images.is_multi_label else _scores)(training, loader)
     finally:
         training.engine.train()
@@ -81,7 +78,7 @@ def _evaluate(training: Training, images: ShardedDataset) -> dict[str, float]:
 
 def _scores(training: Training, loader: EvalLoader) -> dict[str, float]:
     scores = evaluate(
-        _forward(training),
+        interruptible_forward(training),
         batches_with_real_labels(loader, training.device, training.plan.real_labels),
         num_classes=training.plan.num_classes,
         device=training.device,
@@ -100,7 +97,7 @@ def _scores(training: Training, loader: EvalLoader) -> dict[str, float]:
 
 def _multi_label_scores(training: Training, loader: EvalLoader) -> dict[str, float]:
     scores = evaluate_multi_label(
-        _forward(training),
+        interruptible_forward(training),
         (batch.to(training.device) for batch in loader),
         num_classes=training.plan.num_classes,
         device=training.device,
@@ -112,27 +109,29 @@ def _multi_label_scores(training: Training, loader: EvalLoader) -> dict[str, flo
     }
 
 
-def _forward(training: Training) -> Callable[[torch.Tensor], torch.Tensor]:
+def interruptible_forward(training: Training) -> Callable[[torch.Tensor], torch.Tensor]:
+    """From images uint8 on the device to logits, by the engine.
+
+    Each call may raise AskedToStop instead, on all ranks alike, so it is a collective.
+    """
+
     def forward(images: torch.Tensor) -> torch.Tensor:
         training.beat()
         # Every rank brings the same number of batches, so all vote, and leave off, at the same one.
         if training.step_vote.cast(stop_requested() is not None, training.saver.written).stop:
-            raise _AskedToStop
+            raise AskedToStop
         logits: torch.Tensor = training.engine(normalise(images, dtype=training.dtype))
         return logits
 
     return forward
 
 
-def _loader(training: Training, images: ShardedDataset) -> EvalLoader:
+def eval_loader(training: Training, images: ShardedDataset, transform: EvalTransform) -> EvalLoader:
+    """Batches of this rank's part of some images, each of them once over all ranks."""
     plan, config = training.plan, training.plan.config
     return EvalLoader(
         images,
-        transform=EvalTransform(
-            training.architecture.image_px,
-            config.data.eval_resize_px,
-            resizing=Resizing.of(config.augment),
-        ),
+        transform=transform,
         batch_images=config.evaluation.batch_images,
         rank=plan.ranks.rank,
         world_size=plan.ranks.world_size,

@@ -227,8 +227,8 @@ def _link_transfer(target: Target, event: Event) -> None:
                 raise
             logger.warning("the pretrained model %s is not in this MLflow: not linked", model_id)
             model_id = None
-    name, top1 = metric_names.transfer_top1(event["task"]), float(event["top1"])
-    client.log_metric(target.run_id, name, top1, event["time"], 0, model_id=model_id)
+    name, value = metric_names.transfer(event["task"], event["score"]), float(event["value"])
+    client.log_metric(target.run_id, name, value, event["time"], 0, model_id=model_id)
 
 
 def _close(target: Target, event: Event) -> None:

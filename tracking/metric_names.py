@@ -1,5 +1,8 @@
 """The names of all metrics, so that runs of both stages can be compared in one chart."""
 
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+
 TRAIN_LOSS = "train/loss"
 TRAIN_LR = "train/lr"
 TRAIN_GRAD_NORM = "train/grad_norm"
@@ -38,6 +41,7 @@ TEST_MEAN_PER_CLASS = "test/mean_per_class"
 TEST_REAL_TOP1 = "test/real_top1"
 TEST_LOSS = "test/loss"
 TEST_BROKEN_IMAGES = "test/broken_images"
+TEST_MEAN_AVERAGE_PRECISION = "test/mean_average_precision"
 
 CPU_PERCENT = "system/cpu_percent"
 MEMORY_GIB = "system/memory_gib"
@@ -77,11 +81,28 @@ def worst_rank(name: str) -> str:
     return f"{name}_worst_rank"
 
 
-def transfer_top1(task: str) -> str:
-    """Name of a finetuning result as it is shown on the page of the pretrained model."""
-    return f"transfer/{task}/top1"
+def transfer(task: str, score: str) -> str:
+    """Name of the result of a transfer as it is shown on the page of the pretrained model."""
+    return f"transfer/{task}/{score}"
+
+
+def few_shot(task: str, shots: int) -> str:
+    """Name of the mean accuracy of few-shot probes over the seeds."""
+    return f"few_shot/{task}/{shots}_shot_top1"
+
+
+def few_shot_scores(task: str, top1: Mapping[int, Sequence[float]]) -> dict[str, float]:
+    """Mean and standard deviation (of more than one) over the seeds, by images of each class."""
+    means = {few_shot(task, shots): mean(values) for shots, values in top1.items()}
+    spreads = {
+        f"{few_shot(task, shots)}_std": stdev(values)
+        for shots, values in top1.items()
+        if len(values) > 1
+    }
+    return means | spreads
 
 
 def of_average(name: str) -> str:
-    """Name of a validation metric when it is that of the moving average of the weights."""
-    return name.replace("validation/", "validation_ema/", 1)
+    """Name of a score when it is that of the moving average of the weights."""
+    group, _, rest = name.partition("/")
+    return f"{group}_ema/{rest}"

@@ -147,13 +147,16 @@ class TrackedRun:
         path = str(Path(folder).absolute())
         self._journal("weights", path=path, register_as=register_as, metrics=shown)
 
-    def link_transfer(self, pretrain_tags: Mapping[str, str], task: str, top1: float) -> None:
-        """Record a finetuning result (top-1 as a fraction) here and on the pretrained model.
+    def link_transfer(
+        self, pretrain_tags: Mapping[str, str], task: str, value: float, score: str = "top1"
+    ) -> None:
+        """Record the result of a transfer here and on the pretrained model.
 
-        `pretrain_tags` are those of `tracking.lineage.resolve_weights`.
+        `pretrain_tags` are those of `tracking.lineage.resolve_weights`; `score` says what the value
+        is, a fraction.
         """
         tags = {**pretrain_tags, "task": task}
-        self._journal("transfer", tags=tags, task=task, top1=encode_number(top1))
+        self._journal("transfer", tags=tags, task=task, score=score, value=encode_number(value))
 
     def close(self, status: Status = "FINISHED", timeout_seconds: float | None = None) -> bool:
         """End the run and send the rest, for a limited time; whether MLflow has everything.

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from training.losses import masked_sigmoid_cross_entropy
+from training.processes import of_all_ranks
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def evaluate_multi_label(
     sums, gathered = known.sums, known.pairs()
     if distributed:
         dist.all_reduce(sums)
-        gathered = [_of_all_ranks(values) for values in gathered]
+        gathered = [of_all_ranks(values) for values in gathered]
     per_class = average_precision(*gathered, num_classes=num_classes)
     num_images = int(sums[0])
     return MultiLabelEvaluation(
@@ -134,22 +135,3 @@ def average_precision(
     sums = torch.zeros(num_classes, dtype=torch.float64, device=scores.device)
     sums.index_add_(0, classes, gained * precision)
     return (sums / positives).cpu()  # 0 / 0 gives nan: a class without positives has no score
-
-
-def _of_all_ranks(values: torch.Tensor) -> torch.Tensor:
-    """The values (n,) of all ranks, which may have different n, one rank after the other."""
-    counts = [torch.zeros(1, dtype=torch.int64, device=values.device) for _ in _ranks()]
-    dist.all_gather(counts, torch.tensor([len(values)], device=values.device))
-    longest = max(int(count) for count in counts)
-    # Bytes, because not every backend gathers booleans.
-    padded = torch.zeros(longest, dtype=values.dtype, device=values.device)
-    padded[: len(values)] = values
-    parts = [torch.empty_like(padded.view(torch.uint8)) for _ in _ranks()]
-    dist.all_gather(parts, padded.view(torch.uint8))
-    return torch.cat(
-        [part.view(values.dtype)[: int(count)] for part, count in zip(parts, counts, strict=True)]
-    )
-
-
-def _ranks() -> range:
-    return range(dist.get_world_size())

@@ -101,7 +101,7 @@ class _Counts:
         if labels.ndim == 2:
             self._add_real(logits, labels[:, 1:])
             labels = labels[:, 0]
-        place = _place_of_label(logits, labels)
+        place = place_of_label(logits, labels)
         seen = torch.stack([torch.ones_like(place), place == 0, place < 5]).to(torch.int64)
         self.hits.index_add_(1, labels, seen)
         self.loss += _losses(logits, labels, loss_kind).double().sum()
@@ -112,7 +112,7 @@ class _Counts:
     def _add_real(self, logits: torch.Tensor, accepted: torch.Tensor) -> None:
         is_hit = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
         for column in accepted.T:
-            is_hit |= (_place_of_label(logits, column.clamp(min=0)) == 0) & (column >= 0)
+            is_hit |= (place_of_label(logits, column.clamp(min=0)) == 0) & (column >= 0)
         self.real += torch.stack([(accepted >= 0).any(dim=1).sum(), is_hit.sum()])
 
     def add_up_ranks(self) -> None:
@@ -141,7 +141,7 @@ class _Counts:
         )
 
 
-def _place_of_label(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def place_of_label(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Place of each image's class in the order of its logits, 0 = highest; (B,) int64."""
     own = logits.gather(1, labels[:, None])
     # "not at most" instead of "above", so that a comparison with nan counts against the class

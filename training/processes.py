@@ -139,6 +139,28 @@ def any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:
     return bool(votes.item())
 
 
+def of_all_ranks(values: torch.Tensor) -> torch.Tensor:
+    """The values (n, ...) of all ranks, which may have different n, one rank after the other.
+
+    A collective; every rank's tensor has the same kind and the same shape behind n.
+    """
+    import torch
+    import torch.distributed as dist
+
+    ranks = range(dist.get_world_size())
+    counts = [torch.zeros(1, dtype=torch.int64, device=values.device) for _ in ranks]
+    dist.all_gather(counts, torch.tensor([len(values)], device=values.device))
+    longest = max(int(count) for count in counts)
+    # Bytes, because not every backend gathers booleans.
+    padded = values.new_zeros((longest, *values.shape[1:]))
+    padded[: len(values)] = values
+    parts = [torch.empty_like(padded.view(torch.uint8)) for _ in ranks]
+    dist.all_gather(parts, padded.view(torch.uint8))
+    return torch.cat(
+        [part.view(values.dtype)[: int(count)] for part, count in zip(parts, counts, strict=True)]
+    )
+
+
 def _process_group() -> Any:
     """torch.distributed if a process group is set up, else None; never imports torch itself."""
     torch_module = sys.modules.get("torch")
