@@ -5,7 +5,8 @@
 Keys: `signal`, `after_step`, `on_rank`: send this process a signal when it has made that step.
 `nan_at_step`, `on_rank`: spoil the loss of that step. `resave`: folder into which the state is
 saved again before the first step. `record`: folder for what each step was
-trained on, a file per rank with (step, rows, digest of the bytes) lines.
+trained on, a file per rank with (step, rows, digest of the bytes) lines. `record_inputs`: the
+same for what the model sees of each position, after mixup.
 """
 
 # ruff: noqa: E402 (the path is set before anything of ours is imported)
@@ -25,6 +26,7 @@ from data_pipeline.loader import TrainLoader
 from launch.pretrain import main
 from pretrain.deepspeed_import import import_deepspeed
 from training.checkpoint_store import CheckpointStore
+from training.mixup import Mixup
 
 import_deepspeed()
 from pretrain.checkpoint import finish_saving, save_when_due
@@ -67,6 +69,27 @@ def record(take_batch):
     return driven
 
 
+def record_inputs(take_batch, mix):
+    log = (Path(drive["record_inputs"]) / f"rank-{rank}.jsonl").open("a")
+    positions = []
+
+    def taken(loader):
+        batch = take_batch(loader)
+        positions[:] = batch.positions.tolist()
+        return batch
+
+    def mixed(mixup, values):
+        result = mix(mixup, values)
+        if values.ndim == 4:  # images; targets are mixed, too
+            for position, image in zip(positions, result, strict=True):
+                digest = hashlib.sha256(image.numpy().tobytes()).hexdigest()
+                log.write(json.dumps([position, digest]) + "\n")
+            log.flush()
+        return result
+
+    return taken, mixed
+
+
 def resave(train):
     def driven(training):
         kept, training.saver = (
@@ -94,4 +117,6 @@ if "resave" in drive:
     pretrain.loop.train = resave(pretrain.loop.train)
 if "record" in drive:
     TrainLoader.__next__ = record(TrainLoader.__next__)
+if "record_inputs" in drive:
+    TrainLoader.__next__, Mixup.__call__ = record_inputs(TrainLoader.__next__, Mixup.__call__)
 run_command(main)
