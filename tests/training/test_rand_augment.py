@@ -48,6 +48,15 @@ def test_threads_do_not_change_a_pixel():
         torch.set_num_threads(threads)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_bytes():
+    images, positions = noise(256, side=96), np.arange(256)
+    for magnitude in (0.0, 15.0):
+        augment = RandAugment(2, magnitude, seed=0)
+        on_gpu = augment(images.cuda(), positions).cpu()
+        assert torch.equal(on_gpu, augment(images, positions))
+
+
 def test_what_was_given_is_left_alone_and_seeds_matter():
     images = noise(16)
     kept = images.clone()
@@ -66,6 +75,18 @@ def test_layers_follow_each_other():
     unchanged = np.flatnonzero((second * len(Operation)).astype(int) == Operation.INVERT)
     assert len(unchanged) > 0
     assert torch.equal(twice[unchanged], 255 - once[unchanged])
+
+
+def test_what_is_drawn_is_the_same_for_good():
+    """A run that goes on next year must draw what it drew before."""
+    names = [operation.name for operation in drawn(0, 6, layers=2)]
+    assert names == ["AUTOCONTRAST", "SHARPNESS", "COLOR", "EQUALIZE", "AUTOCONTRAST", "BRIGHTNESS"]
+    second = uniform_draws(draws_key("randaugment", 0), np.arange(3), 8)[:, 4] * len(Operation)
+    assert second.astype(int).tolist() == [
+        Operation.SOLARIZE_ADD,
+        Operation.INVERT,
+        Operation.EQUALIZE,
+    ]
 
 
 def test_every_operation_is_as_likely():
