@@ -107,21 +107,22 @@ def predict(training: Any) -> float:
     from pretrain.state_memory import state_memory
 
     plan, config = training.plan, training.plan.config
-    zero = deepspeed_options(
+    deepspeed = deepspeed_options(
         config,
         micro_images=plan.micro_images,
         accumulation_steps=plan.accumulation_steps,
         precision=training.precision,
-    )["zero_optimization"]
+    )
     parameters = training.engine.module.parameters()
     state = state_memory(
         [getattr(p, "ds_numel", p.numel()) for p in parameters],
         stage=config.zero.stage,
         world_size=1,
-        precision=training.precision,
-        zero_options=zero,
+        deepspeed=deepspeed,
+        average=config.optim.ema_decay is not None,
     )
-    passes = Passes(config, training.architecture, training.precision, recompute=False)
+    every = config.model.checkpoint_blocks
+    passes = Passes(config, training.architecture, training.precision, every)
     probed = probe_step(
         passes,
         micro_images=plan.micro_images,

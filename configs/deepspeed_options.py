@@ -13,7 +13,7 @@ def deepspeed_options(
     *,
     micro_images: int,
     accumulation_steps: int,
-    precision: Literal["fp32", "bf16"],
+    precision: Literal["fp32", "bf16", "fp16"],
 ) -> dict[str, Any]:
     """The dictionary `deepspeed.initialize` takes.
 
@@ -21,19 +21,25 @@ def deepspeed_options(
     appears. Gradients accumulate in fp32 whatever the compute precision. The config's `deepspeed:`
     block is merged last, key by key: it can add anything DeepSpeed understands and change the rest.
     """
+    zero = config.zero
     options: dict[str, Any] = {
         "train_batch_size": config.batch.global_images,
         "train_micro_batch_size_per_gpu": micro_images,
         "gradient_accumulation_steps": accumulation_steps,
-        "zero_optimization": {"stage": config.zero.stage},
+        "zero_optimization": {"stage": zero.stage},
         "zero_allow_untested_optimizer": True,
-        # torch AdamW stays ours when a `deepspeed:` block offloads it to the CPU.
+        # torch AdamW stays ours when it is offloaded to the CPU: DeepSpeed's compiles for minutes.
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": precision == "bf16"},
+        "fp16": {"enabled": precision == "fp16"},
         "data_types": {"grad_accum_dtype": "fp32"},
+        # DeepSpeed's own default is the precision of the passes.
+        "communication_data_type": "fp32" if zero.sum_precision == "fp32" else precision,
         "steps_per_print": 2**62,
         "wall_clock_breakdown": False,
     }
+    if zero.offload_optimizer:
+        options["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     if config.optim.clip_norm is not None:
         options["gradient_clipping"] = config.optim.clip_norm
     return _merged(options, config.deepspeed)

@@ -50,6 +50,13 @@ class ModelConfig(Section):
             "agree with it."
         ),
     )
+    pre_logits: bool = Field(
+        False,
+        description=(
+            "A tanh layer of the model's width between pool and head, as the authors pretrain on "
+            "ImageNet; transfer leaves it out."
+        ),
+    )
     head_bias: float = Field(
         0.0, description="Initial bias of the (zero) head; -10 for IN-21k with the sigmoid loss."
     )
@@ -58,6 +65,13 @@ class ModelConfig(Section):
     )
     stochastic_depth: Fraction = Field(
         0.0, description="Drop rate of the last block, rising linearly from 0 at the first."
+    )
+    checkpoint_blocks: CountFromZero = Field(
+        0,
+        description=(
+            "Activation checkpointing: keep only the input of every k-th block and run the block "
+            "again in the backward pass. 1 takes every block, 0 none; results are the same."
+        ),
     )
 
     @model_validator(mode="after")
@@ -108,35 +122,6 @@ class OptimConfig(Section):
     )
 
 
-class ScheduleConfig(Section):
-    """Learning rate over steps: linear warmup, then decay."""
-
-    kind: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="Shape after the warmup; cosine and linear end at 0."
-    )
-    total_steps: PositiveInt | None = Field(
-        None, description="Optimizer steps of the whole run; give this or schedule.epochs."
-    )
-    epochs: PositiveFloat | None = Field(
-        None, description="Passes over the training set; give this or schedule.total-steps."
-    )
-    warmup_steps: CountFromZero = Field(
-        10_000,
-        description=(
-            "Steps of linear warmup from 0; scaled down, with a notice, when the run is shorter."
-        ),
-    )
-
-    @model_validator(mode="after")
-    def _one_length(self) -> ScheduleConfig:
-        if self.total_steps is not None and self.epochs is not None:
-            raise ValueError(
-                f"schedule.total_steps = {self.total_steps} and schedule.epochs = {self.epochs} "
-                "are both set; give one (null removes the other)"
-            )
-        return self
-
-
 class BatchConfig(Section):
     """Images of one optimizer step: global = world size x micro x accumulation."""
 
@@ -179,6 +164,29 @@ class ZeroConfig(Section):
     stage: Literal[0, 1, 2, 3] = Field(
         1, description="0: none, 1: optimizer states, 2: and gradients, 3: and weights."
     )
+    offload_optimizer: bool = Field(
+        False,
+        description=(
+            "Keep master weights and Adam's moments in host memory and update them there; slower, "
+            "for stages 1 to 3."
+        ),
+    )
+    sum_precision: Literal["fp32", "same"] = Field(
+        "fp32",
+        description=(
+            "Gradients are summed over the ranks in fp32, or in the same precision as the passes: "
+            "half the traffic in bf16 and fp16, and sums that are rounded."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _offloads_what_is_divided(self) -> ZeroConfig:
+        if self.offload_optimizer and self.stage == 0:
+            raise ValueError(
+                "zero.offload_optimizer needs zero.stage 1, 2 or 3; on a single GPU stage 1 costs "
+                "nothing"
+            )
+        return self
 
 
 class CheckpointConfig(Section):

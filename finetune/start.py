@@ -77,7 +77,7 @@ def build_start(
     logger.info("weights: %s", weights.source)
     for line in report.lines():
         logger.info("weights: %s", line)
-    architecture = replace(weights.architecture, num_classes=num_classes)
+    architecture = weights.architecture.with_new_head(num_classes)
     if config.resolution is not None:
         architecture = replace(architecture, image_px=(config.resolution, config.resolution))
     normalisation = (weights.mean, weights.std)

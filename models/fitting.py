@@ -13,6 +13,7 @@ from models.weights_card import StateDict, Weights
 from models.zoo import build_model
 
 _HEAD = ("head.weight", "head.bias")
+_PRE_LOGITS = ("pre_logits.fc.weight", "pre_logits.fc.bias")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def load_into(
         model: Of the same width, depth and patch; input size and classes may differ.
         weights: What to copy.
         position_embedding: How to resize.
-        new_head: Keep the model's own head. Otherwise the weights' head must fit.
+        new_head: Keep the model's own head, and leave the weights' pre-logits layer out. Otherwise
+            the weights' head must fit.
 
     Returns:
         What became of every tensor.
@@ -68,7 +70,8 @@ def load_into(
     """
     target = model.state_dict()
     state = dict(weights.state_dict)
-    dropped_head = [name for name in _HEAD if new_head and state.pop(name, None) is not None]
+    replaced = (*_PRE_LOGITS, *_HEAD) if new_head else ()
+    dropped_head = [name for name in replaced if state.pop(name, None) is not None]
     _check_patch(state, target, weights.source)
     resized = _fit_positions(model, state, weights, position_embedding)
     _check_shapes(state, target, weights.source)
@@ -113,7 +116,7 @@ def model_from_weights(
         size = (image_px, image_px) if isinstance(image_px, int) else image_px
         architecture = replace(architecture, image_px=size)
     if num_classes is not None:
-        architecture = replace(architecture, num_classes=num_classes)
+        architecture = architecture.with_new_head(num_classes)
     model = build_model(architecture, stochastic_depth=stochastic_depth, seed=seed)
     report = load_into(
         model,
@@ -172,5 +175,5 @@ def _check_nothing_essential(
         if name not in _HEAD:
             raise RefusedInput(f"{source} does not fit the model: it lacks {name}")
     for name in unused:
-        if name.startswith("blocks."):
+        if name.startswith("blocks.") or name in _PRE_LOGITS:
             raise RefusedInput(f"{source} does not fit the model, which has no place for {name}")

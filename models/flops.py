@@ -16,5 +16,5 @@ def forward_flops_per_image(architecture: Architecture) -> float:
     projections = 4 * tokens * width**2  # query, key, value and output
     attention = 2 * tokens**2 * width  # scores, then the weighted sum of values
     mlp = 2 * tokens * width * architecture.mlp_dim
-    head = width * architecture.num_classes
+    head = width * (architecture.num_classes + width * architecture.pre_logits)
     return 2.0 * (patch + architecture.depth * (projections + attention + mlp) + head)

@@ -74,6 +74,7 @@ def infer_architecture(
         pool=pool,
         class_token=class_token,
         norm_after_pool=norm_after_pool,
+        pre_logits="pre_logits.fc.weight" in state_dict,
     )
     return architecture, tuple(assumptions)
 

@@ -48,8 +48,7 @@ class _Reader:
 def read_official_npz(path: Path) -> Weights:
     """Read one of the authors' checkpoints.
 
-    A pre-logits layer has no place in timm's model; it is listed in `left_out`, as is anything else
-    that was not used.
+    What was not used is listed in `left_out`.
 
     Raises:
         RefusedInput: Not an .npz, damaged, or not a Vision Transformer of either layout.
@@ -112,6 +111,8 @@ def _convert(reader: _Reader) -> StateDict:
         state |= _convert_block(reader, depth)
         depth += 1
     state |= _convert_norm(reader, "Transformer/encoder_norm", "norm")
+    if "pre_logits/kernel" in reader:
+        state |= _convert_dense(reader, "pre_logits", "pre_logits.fc")
     if "head/kernel" in reader:
         state |= _convert_dense(reader, "head", "head")
     return {name: tensor.contiguous() for name, tensor in state.items()}

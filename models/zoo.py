@@ -7,7 +7,7 @@ size table are in `configs.model_sizes`; sources and parameter counts in docs/mo
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from configs.errors import RefusedInput
 from configs.groups import ModelConfig
 from configs.model_sizes import SIZES
+from models.vit import PreLogitsTransformer
 
 Pool = Literal["token", "mean"]
 
@@ -37,6 +38,7 @@ class Architecture:
         class_token: Whether there is a class token; it takes part in attention under either pool.
         norm_after_pool: Mean pool only: normalise after the mean (timm's default for this pool)
             instead of before it (the authors').
+        pre_logits: Whether a tanh layer of the same width stands between pool and head.
     """
 
     depth: int
@@ -49,6 +51,7 @@ class Architecture:
     pool: Pool = "token"
     class_token: bool = True
     norm_after_pool: bool = False
+    pre_logits: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -79,7 +82,12 @@ class Architecture:
             image_px=(config.image_px, config.image_px),
             num_classes=num_classes,
             pool=config.pool,
+            pre_logits=config.pre_logits,
         )
+
+    def with_new_head(self, num_classes: int) -> Architecture:
+        """For another task: a head of its own, without a pre-logits layer (as the authors do)."""
+        return replace(self, num_classes=num_classes, pre_logits=False)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -92,7 +100,7 @@ class Architecture:
         return self.grid[0] * self.grid[1] + int(self.class_token)
 
     def timm_arguments(self) -> dict[str, Any]:
-        """Keyword arguments that make timm's VisionTransformer this architecture."""
+        """Keyword arguments that make timm's VisionTransformer this, but for a pre-logits layer."""
         return {
             "img_size": self.image_px,
             "patch_size": self.patch_px,
@@ -136,7 +144,7 @@ def build_model(
         if seed is not None:
             torch.default_generator.manual_seed(seed)
         # Without a head first: drawing one would move the generator by its size.
-        model = VisionTransformer(
+        model = PreLogitsTransformer(
             **{**architecture.timm_arguments(), "num_classes": 0},
             pos_drop_rate=dropout,
             proj_drop_rate=dropout,
@@ -145,6 +153,8 @@ def build_model(
             weight_init="jax",
             device=device,
         )
+        if architecture.pre_logits:
+            model.add_pre_logits(device)
         model.reset_classifier(architecture.num_classes)
     if architecture.num_classes:
         reset_head(model, head_bias)

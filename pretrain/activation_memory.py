@@ -9,12 +9,13 @@ import torch
 from configs.schema import PretrainConfig
 from data_pipeline.augment import normalise
 from models.step_memory import StepMemory, measure_step
+from models.vit import checkpoint_blocks
 from models.zoo import Architecture, build_model, fuse_attention
 from training.losses import sigmoid_cross_entropy, soft_targets, softmax_cross_entropy
 from training.precision import Precision
 
 _LOSSES = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Micro batches at which the step is run on the meta device; memory is linear in between and beyond.
 _PROBES = (16, 32)
 
@@ -46,14 +47,14 @@ class Passes:
         config: The run's options; loss, dropout and stochastic depth matter.
         architecture: Of the model.
         precision: Of both passes.
-        recompute: Activation checkpointing: keep each block's input only, and run the block again
-            in the backward pass.
+        checkpoint_blocks: Every so many-th block keeps its input only and is run again in the
+            backward pass; 0 for none.
     """
 
     config: PretrainConfig
     architecture: Architecture
     precision: Precision
-    recompute: bool
+    checkpoint_blocks: int
 
 
 def activation_memory(passes: Passes) -> ActivationMemory:
@@ -86,7 +87,7 @@ def probe_step(
         stochastic_depth=config.model.stochastic_depth,
         device=device,
     ).to(dtype)
-    model.set_grad_checkpointing(passes.recompute)
+    checkpoint_blocks(model, passes.checkpoint_blocks)
     fuse_attention(model, as_on_gpu)
     shape = (micro_images, 3, *architecture.image_px)
 

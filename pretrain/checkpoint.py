@@ -129,6 +129,7 @@ def restore(training: Training, found: Checkpoint) -> None:
     training.validation = found.metadata["validation"]
     training.evaluation_pending = found.metadata.get("evaluation_pending", False)
     training.health.take_over(found.metadata["health"])
+    training.loss_scale.take_over(found.metadata.get("loss_scale"))
 
 
 def _load_rank_state(training: Training, found: Checkpoint) -> None:
@@ -169,6 +170,7 @@ def _metadata(training: Training) -> dict[str, Any]:
         "validation": training.validation,
         "evaluation_pending": training.evaluation_pending,
         "health": training.health.to_json(),
+        "loss_scale": training.loss_scale.to_json(),
         "weights_card": {**facts, "architecture": asdict(facts["architecture"])},
         "broken": [asdict(record) for record in training.broken.values()],
         "mlflow_run_id": training.tracked.run_id,

@@ -93,6 +93,20 @@ class Health:
                 self.skipped,
             )
 
+    def gradient_overflowed(self, step: int, scale: float) -> None:
+        """Note that fp16 had no room for a gradient; a lower loss scale makes it, so all is well.
+
+        Args:
+            step: Steps made before it.
+            scale: The loss scale from now on.
+        """
+        self.skipped += 1
+        logger.info(
+            "step %d: a gradient overflowed fp16; this update is left out, the loss scale is %g",
+            step,
+            scale,
+        )
+
     def loss_logged(self, loss: float, position: int) -> None:
         """Look at the mean loss of the steps since the last call, which ended before `position`."""
         interval, self._interval = self._interval, None

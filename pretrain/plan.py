@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from configs.batch_split import check_mixup, split_batch
 from configs.errors import RefusedInput
 from configs.schema import PretrainConfig
-from training.schedule import fit_warmup, learning_rate
+from training.schedule import Tail, fit_warmup, learning_rate
 
 if TYPE_CHECKING:
     from data_pipeline.few_shot_images import FewShotImages
@@ -82,6 +82,7 @@ class Plan:
             peak=self.config.optim.lr,
             total_steps=self.total_steps,
             warmup_steps=self.warmup_steps,
+            tail=Tail(self.config.schedule.timescale_steps, self.config.schedule.cooldown_steps),
         )
 
     def is_due(self, every_steps: int, step: int) -> bool:

@@ -49,18 +49,27 @@ def choose_precision(plan: Plan, device: torch.device) -> Precision:
     """The precision to compute in.
 
     Raises:
-        RefusedInput: bf16 with ZeRO stage 0, where gradients could not accumulate in fp32.
+        RefusedInput: fp16 on a device without it; bf16 or fp16 with ZeRO stage 0, where gradients
+            could not accumulate in fp32.
     """
+    zero = plan.config.zero
     precision = resolve_precision(plan.config.precision, device.type)
-    if precision == "fp32" or plan.config.zero.stage > 0:
+    if precision == "fp16" and not deepspeed.get_accelerator().is_fp16_supported():
+        raise RefusedInput(
+            f"precision = fp16: {device.type} does not multiply fp16 here; use --precision auto"
+        )
+    if precision == "fp32":
         return precision
-    if plan.config.precision == "auto":
+    if zero.stage == 0 and plan.config.precision == "auto":
         logger.warning("computing in fp32: with zero.stage = 0, bf16 has no fp32 gradients")
         return "fp32"
-    raise RefusedInput(
-        "precision = bf16 with zero.stage = 0: DeepSpeed would accumulate gradients in bf16; use "
-        "--zero.stage 1 (on a single GPU it costs nothing), or --precision fp32"
-    )
+    if zero.stage == 0:
+        raise RefusedInput(
+            f"precision = {precision} with zero.stage = 0: DeepSpeed would accumulate gradients in "
+            f"{precision}; use --zero.stage 1 (on a single GPU it costs nothing), or --precision "
+            "fp32"
+        )
+    return precision
 
 
 def seed_ranks_apart(seed: int, step: int, rank: int) -> None:

@@ -36,6 +36,7 @@ def _report(training: Training) -> None:
         **_norms(training),
         **remote_metrics(training),
     }
+    scale = training.loss_scale.value
     if not plan.ranks.is_main:
         training.meter.read_and_reset()
         return
@@ -43,6 +44,7 @@ def _report(training: Training) -> None:
         **({} if math.isnan(loss) else {names.TRAIN_LOSS: loss}),
         names.TRAIN_LR: plan.learning_rate(step - 1),
         names.TRAIN_GRAD_NORM: float(training.gradient_norm),
+        **({} if scale is None else {names.TRAIN_LOSS_SCALE: scale}),
         names.TRAIN_EPOCH: training.position / plan.train.num_images,
         names.TRAIN_IMAGES_SEEN: float(training.position),
         names.TRAIN_BROKEN_IMAGES: float(len(training.broken)),

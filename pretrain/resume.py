@@ -39,6 +39,8 @@ MAY_CHANGE = (
     "data.allow_commands",
     "data.max_broken_fraction",
     "data.eval_resize_px",
+    "compile",  # how the same is computed
+    "model.checkpoint_blocks",
     "batch.micro_images",  # with the number of ranks; the images of a step stay the same
     "batch.accumulation_steps",
     "zero.",
@@ -58,7 +60,7 @@ _SHOWN_DIFFERENCES = 5
 def run_identity(plan: Plan, precision: str | None = None) -> dict[str, str | int | float | bool]:
     """Every value that a resumed run must share with the run it goes on with, by option name.
 
-    `precision` is "fp32" or "bf16"; None leaves it out (it takes torch to resolve "auto").
+    `precision` is "fp32", "bf16" or "fp16"; None leaves it out (it takes torch to resolve "auto").
     """
     values = {
         name: value
@@ -84,7 +86,7 @@ def check_same_run(
         saved: Metadata of the checkpoint, as `pretrain.checkpoint` wrote it.
         plan: The run about to start.
         where: The checkpoint's folder, for the message.
-        precision: "fp32" or "bf16", or None while it is not known.
+        precision: "fp32", "bf16" or "fp16"; None while it is not known.
 
     Raises:
         RefusedInput: Naming every difference with both values.

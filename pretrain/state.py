@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import deepspeed
 import torch
 
-from configs.deepspeed_options import deepspeed_options
 from configs.load import flatten
 from data_pipeline.augment import TrainTransform
 from data_pipeline.broken import BrokenRecord
 from data_pipeline.loader import TrainLoader
 from models.flops import forward_flops_per_image
-from models.param_groups import weight_decay_groups
-from models.zoo import Architecture, build_model, choose_attention
+from models.zoo import Architecture, choose_attention
+from pretrain.engine import build_engine
 from pretrain.health import Health
+from pretrain.loss_scale import LossScale
 from pretrain.norms import GroupNorms
 from pretrain.plan import Plan
 from pretrain.profiling import StepProfiler
@@ -39,6 +36,8 @@ from training.processes import default_threads
 from training.run_folder import RunFolder, RunState
 from training.throughput import ThroughputMeter
 
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 @dataclass
 class Training:
@@ -52,6 +51,7 @@ class Training:
         precision: Of forward and backward passes.
         architecture: Of the model.
         engine: DeepSpeed's, around model and optimizer.
+        loss_scale: Of fp16.
         average: Of the weights; None where none is kept.
         tensors: The fp32 state of both.
         augmentation: What is done to batches on the device.
@@ -84,6 +84,7 @@ class Training:
     precision: Precision
     architecture: Architecture
     engine: Any
+    loss_scale: LossScale
     average: WeightAverage | None
     tensors: TrainingTensors
     augmentation: BatchAugmentation
@@ -112,7 +113,7 @@ class Training:
     @property
     def dtype(self) -> torch.dtype:
         """Of the model's input and its weights on the device."""
-        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+        return _DTYPES[self.precision]
 
     @property
     def is_finished(self) -> bool:
@@ -226,6 +227,7 @@ def build_training(
         precision=precision,
         architecture=architecture,
         engine=engine,
+        loss_scale=LossScale(engine),
         average=average,
         tensors=tensors,
         augmentation=BatchAugmentation(
@@ -248,35 +250,3 @@ def build_training(
         step_vote=StepVote(device, plan.ranks.world_size),
         health=Health(config.health),
     )
-
-
-def build_engine(plan: Plan, architecture: Architecture, precision: Precision) -> Any:
-    """Model and AdamW inside a DeepSpeed engine; the learning rate is set by each step."""
-    config = plan.config
-    # deepspeed.zero.Init around timm's constructor would spoil its initialisation without a word.
-    model = build_model(
-        architecture,
-        dropout=config.model.dropout,
-        stochastic_depth=config.model.stochastic_depth,
-        head_bias=config.model.head_bias,
-        seed=config.seed,
-    )
-    optimizer = torch.optim.AdamW(
-        weight_decay_groups(model, config.optim.weight_decay),
-        lr=config.optim.lr,
-        betas=(config.optim.beta1, config.optim.beta2),
-        eps=config.optim.eps,
-        fused=True,
-    )
-    options = deepspeed_options(
-        config,
-        micro_images=plan.micro_images,
-        accumulation_steps=plan.accumulation_steps,
-        precision=precision,
-    )
-    # The bf16 optimizer of stage 1 prints its memory at six points, past all logging.
-    with contextlib.redirect_stdout(io.StringIO()):
-        engine, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=options, dist_init_required=False
-        )
-    return engine

@@ -40,9 +40,7 @@ def train_step(training: Training) -> None:
         norm = _update(engine)
     first = training.position
     if norm is None:
-        reason = _what_is_not_finite(training, losses)
-        positions = (first, first + plan.config.batch.global_images)
-        training.health.update_skipped(training.step, positions, reason)
+        _update_was_left_out(training, losses)
     else:
         training.gradient_norm = norm
         training.losses.append(losses.mean())
@@ -127,12 +125,25 @@ def _update(engine: Any) -> torch.Tensor | float | None:
     return engine.get_global_grad_norm() if engine.was_step_applied() else None
 
 
-def _what_is_not_finite(training: Training, losses: torch.Tensor) -> str:
-    """Say where it happened: losses (accumulation steps,) of this rank; a collective."""
+def _update_was_left_out(training: Training, losses: torch.Tensor) -> None:
+    """Tell the run's health why: losses (accumulation steps,) of this rank; a collective."""
+    by_rank = [torch.empty_like(losses) for _ in range(training.plan.ranks.world_size)]
+    dist.all_gather(by_rank, losses)
+    scale = training.loss_scale
+    if scale.explains_overflow and all(torch.isfinite(rank).all() for rank in by_rank):
+        assert scale.value is not None, "only fp16 overflows"
+        training.health.gradient_overflowed(training.step, scale.value)
+        return
+    first = training.position
+    positions = (first, first + training.plan.config.batch.global_images)
+    reason = _what_is_not_finite(training, by_rank)
+    training.health.update_skipped(training.step, positions, reason)
+
+
+def _what_is_not_finite(training: Training, by_rank: list[torch.Tensor]) -> str:
+    """Say where it happened, from the losses (accumulation steps,) of each rank."""
     plan, first = training.plan, training.position
     size = plan.config.batch.global_images
-    by_rank = [torch.empty_like(losses) for _ in range(plan.ranks.world_size)]
-    dist.all_gather(by_rank, losses)
     bad = [
         f"rank {rank}, positions {first + micro_step * size // plan.accumulation_steps + rank} "
         f"and every {plan.ranks.world_size}th of the next {plan.micro_images}"

@@ -6,12 +6,14 @@ import dataclasses
 from typing import Any
 
 from configs.deepspeed_options import deepspeed_options
-from launch.planner.memory import Ground, Setting, recommend, zero_options_of
+from launch.planner.memory import Ground, Setting, check_offload, recommend
 from launch.planner.request import Request
 from launch.planner.running import Run, checkpoints, data, energy, network, schedule, throughput
 from models.flops import forward_flops_per_image
+from models.vit import num_recomputed
 from models.zoo import Architecture, build_model
 from pretrain.activation_memory import Passes, activation_memory
+from pretrain.state_memory import checkpoint_bytes
 
 GIB = 2**30
 
@@ -22,22 +24,23 @@ def estimate(request: Request) -> dict[str, Any]:
     architecture = Architecture.from_config(config.model, request.training_set.num_classes)
     model = build_model(architecture, device="meta")
     sizes = tuple(parameter.numel() for parameter in model.parameters())
-    zero = deepspeed_options(
+    deepspeed = deepspeed_options(
         config,
         micro_images=request.micro_images,
         accumulation_steps=request.accumulation_steps,
         precision=request.precision,
     )
+    check_offload(deepspeed)
     assumed = options.assumptions
     usable = (request.gpu.memory_gib - assumed.reserve_gib) * (1 - assumed.fragmentation) * GIB
     ground = Ground(
         parameter_sizes=sizes,
         activations={
-            recompute: activation_memory(Passes(config, architecture, request.precision, recompute))
-            for recompute in (False, True)
+            every: activation_memory(Passes(config, architecture, request.precision, every))
+            for every in sorted({0, 1, config.model.checkpoint_blocks})
         },
-        precision=request.precision,
-        zero_options=zero_options_of(zero),
+        deepspeed=deepspeed,
+        average=config.optim.ema_decay is not None,
         num_gpus=options.gpus,
         rank_images=request.micro_images * request.accumulation_steps,
         usable_bytes=usable,
@@ -53,34 +56,34 @@ def estimate(request: Request) -> dict[str, Any]:
             "training_flops_per_image": 3 * forward_flops,
         },
         "gpus": _gpus(request, usable),
-        **_memory_and_time(request, ground, sum(sizes), forward_flops),
+        **_memory_and_time(request, ground, architecture),
         "assumptions": _assumptions(request),
     }
 
 
 def _memory_and_time(
-    request: Request, ground: Ground, num_parameters: int, forward_flops: float
+    request: Request, ground: Ground, architecture: Architecture
 ) -> dict[str, Any]:
     options, config = request.options, request.config
+    num_parameters, depth = sum(ground.parameter_sizes), architecture.depth
     settings = ground.settings()
-    configured = ground.setting(config.zero.stage, recompute=False)
-    best = recommend(
-        [setting for setting in settings if not setting.recompute],
-        options.assumptions.good_micro_images,
-    )
+    configured = ground.setting(config.zero.stage, config.model.checkpoint_blocks)
+    best = recommend(settings, options.assumptions.good_micro_images)
     run = Run(
         assumed=options.assumptions,
         num_gpus=options.gpus,
         num_nodes=options.gpus // options.gpus_per_node,
         peak_flops=request.peak_tflops * 1e12,
         gpu_watts=request.gpu.watts,
-        training_flops_per_image=3 * forward_flops,
+        training_flops_per_image=3 * forward_flops_per_image(architecture),
         global_images=config.batch.global_images,
         total_steps=request.total_steps,
         accumulation_steps=request.accumulation_steps,
+        recomputed=num_recomputed(depth, config.model.checkpoint_blocks) / depth,
     )
     rate = throughput(run)
-    saving = checkpoints(run, num_parameters, config.checkpoint)
+    size = checkpoint_bytes(num_parameters, ground.average)
+    saving = checkpoints(run, size, config.checkpoint)
     length = schedule(run, request.training_set.num_images, saving["stall_seconds_in_all"])
     return {
         "memory": {
@@ -92,7 +95,7 @@ def _memory_and_time(
         "throughput": rate,
         "schedule": length,
         "data": data(run, request.training_set.bytes_per_image),
-        "network": network(run, num_parameters, config.zero.stage, request.precision),
+        "network": network(run, num_parameters, config.zero.stage, ground.deepspeed),
         "checkpoint": saving,
         "energy": energy(run, length["days"]),
     }
@@ -101,7 +104,8 @@ def _memory_and_time(
 def _chosen(setting: Setting, micro_images: int, rank_images: int) -> dict[str, Any]:
     return {
         "zero_stage": setting.stage,
-        "activation_checkpointing": setting.recompute,
+        "activation_checkpointing": setting.checkpoint_blocks > 0,
+        "checkpoint_blocks": setting.checkpoint_blocks,
         "micro_images": micro_images,
         "accumulation_steps": rank_images // micro_images,
         "activations_bytes": round(setting.activations.peak(micro_images)),

@@ -14,25 +14,28 @@ class Gpu:
 
     Attributes:
         name: As `--gpu` takes it.
-        bf16_tflops: Peak of dense bf16 matrix products summed in fp32, in TFLOP/s; None where the
-            GPU does not multiply bf16.
+        half_tflops: Peak of dense bf16 or fp16 matrix products summed in fp32, in TFLOP/s.
         fp32_tflops: Peak of fp32 products, without TF32 (which training does not switch on).
         memory_gib: What PyTorch reports as total, a little less than the name says.
         watts: Board power limit.
         source: Of the rates and the power.
+        multiplies_bf16: Or fp16 only.
     """
 
     name: str
-    bf16_tflops: float | None
+    half_tflops: float
     fp32_tflops: float
     memory_gib: float
     watts: float
     source: str
+    multiplies_bf16: bool = True
 
 
+_V100 = "NVIDIA V100 data sheet (SXM2)"
 _ROWS = (
-    Gpu("v100-16gb", None, 15.7, 15.7, 300, "NVIDIA V100 data sheet (SXM2)"),
-    Gpu("v100-32gb", None, 15.7, 31.7, 300, "NVIDIA V100 data sheet (SXM2)"),
+    Gpu("t4-16gb", 65.0, 8.1, 14.6, 70, "NVIDIA T4 data sheet", multiplies_bf16=False),
+    Gpu("v100-16gb", 125.0, 15.7, 15.7, 300, _V100, multiplies_bf16=False),
+    Gpu("v100-32gb", 125.0, 15.7, 31.7, 300, _V100, multiplies_bf16=False),
     Gpu("a10-24gb", 125.0, 31.2, 22.0, 150, "NVIDIA A10 data sheet"),
     Gpu("a100-40gb", 312.0, 19.5, 39.4, 400, "NVIDIA A100 data sheet (SXM4)"),
     Gpu("a100-80gb", 312.0, 19.5, 79.1, 400, "NVIDIA A100 data sheet (SXM4)"),
@@ -47,7 +50,13 @@ _ROWS = (
 )
 GPUS = {gpu.name: gpu for gpu in _ROWS}
 # Without the memory where a name has it once only, and the usual short names.
-_SHORT = {"v100": "v100-16gb", "a100": "a100-40gb", "h100": "h100-80gb", "h200": "h200-141gb"}
+_SHORT = {
+    "t4": "t4-16gb",
+    "v100": "v100-16gb",
+    "a100": "a100-40gb",
+    "h100": "h100-80gb",
+    "h200": "h200-141gb",
+}
 _SHORT |= {"l40s": "l40s-48gb", "a10": "a10-24gb", "mi300x": "mi300x-192gb"}
 _SHORT |= {"rtx-3090": "rtx-3090-24gb", "rtx-4090": "rtx-4090-24gb"}
 

@@ -9,7 +9,6 @@ from typing import Any
 from configs.errors import RefusedInput
 from pretrain.activation_memory import ActivationMemory
 from pretrain.state_memory import StateMemory, state_memory
-from training.precision import Precision
 
 STAGES = (0, 1, 2, 3)
 
@@ -20,7 +19,7 @@ class Setting:
 
     Attributes:
         stage: Of ZeRO.
-        recompute: Activation checkpointing: blocks run again in the backward pass.
+        checkpoint_blocks: Every so many-th block runs again in the backward pass; 0 for none.
         state: Weights, gradients, optimizer and buffers.
         activations: Of forward and backward pass.
         usable_bytes: Of the GPU's memory.
@@ -29,7 +28,7 @@ class Setting:
     """
 
     stage: int
-    recompute: bool
+    checkpoint_blocks: int
     state: StateMemory
     activations: ActivationMemory
     usable_bytes: float
@@ -49,10 +48,13 @@ class Setting:
         """Everything in bytes."""
         return {
             "zero_stage": self.stage,
-            "activation_checkpointing": self.recompute,
+            "activation_checkpointing": self.checkpoint_blocks > 0,
+            "checkpoint_blocks": self.checkpoint_blocks,
             "weights_bytes": self.state.weights,
             "gradients_bytes": self.state.gradients,
             "optimizer_bytes": self.state.optimizer,
+            "average_bytes": self.state.average,
+            "host_bytes": self.state.host,
             "buffers_bytes": self.state.backward_buffers,
             "update_buffers_bytes": self.state.update_buffers,
             "activation_bytes_per_image": round(self.activations.peak_per_image),
@@ -68,78 +70,75 @@ class Ground:
 
     Attributes:
         parameter_sizes: Number of values of each parameter.
-        activations: Without (False) and with (True) activation checkpointing.
-        precision: Of the passes.
-        zero_options: DeepSpeed's `zero_optimization` block.
+        activations: By what `model.checkpoint_blocks` may be.
+        deepspeed: DeepSpeed's options.
+        average: Whether a moving average of the weights is kept.
         num_gpus: Ranks.
         rank_images: Images of one step of one rank.
         usable_bytes: Of a GPU's memory.
     """
 
     parameter_sizes: tuple[int, ...]
-    activations: Mapping[bool, ActivationMemory]
-    precision: Precision
-    zero_options: Mapping[str, Any]
+    activations: Mapping[int, ActivationMemory]
+    deepspeed: Mapping[str, Any]
+    average: bool
     num_gpus: int
     rank_images: int
     usable_bytes: float
 
-    def setting(self, stage: int, *, recompute: bool) -> Setting:
+    def setting(self, stage: int, checkpoint_blocks: int) -> Setting:
         """Work one setting out."""
         state = state_memory(
             self.parameter_sizes,
             stage=stage,
             world_size=self.num_gpus,
-            precision=self.precision,
-            zero_options=self.zero_options,
+            deepspeed=self.deepspeed,
+            average=self.average,
         )
-        activations = self.activations[recompute]
+        activations = self.activations[checkpoint_blocks]
         room = self.usable_bytes - state.in_backward - activations.constant
         largest = max(0, int(room // activations.peak_per_image))
         if state.in_update > self.usable_bytes:
             largest = 0
         divisors = [d for d in range(1, self.rank_images + 1) if self.rank_images % d == 0]
         best = max((d for d in divisors if d <= largest), default=0)
-        return Setting(stage, recompute, state, activations, self.usable_bytes, largest, best)
+        return Setting(
+            stage, checkpoint_blocks, state, activations, self.usable_bytes, largest, best
+        )
 
     def settings(self) -> list[Setting]:
-        """All that can run: bf16 is refused at stage 0, where its gradients would sum in bf16."""
-        stages = STAGES if self.precision == "fp32" else STAGES[1:]
-        return [
-            self.setting(stage, recompute=recompute)
-            for stage in stages
-            for recompute in (False, True)
-        ]
+        """All that can run: stage 0 would sum 16-bit gradients in their own precision."""
+        offloads = "offload_optimizer" in self.deepspeed["zero_optimization"]
+        is_fp32 = not (self.deepspeed["bf16"]["enabled"] or self.deepspeed["fp16"]["enabled"])
+        stages = STAGES if is_fp32 and not offloads else STAGES[1:]
+        return [self.setting(stage, every) for stage in stages for every in self.activations]
 
 
 def recommend(settings: list[Setting], good_micro_images: float) -> Setting | None:
-    """The fastest that fits: no recomputation before it is needed, and the lowest stage.
+    """The fastest that fits: blocks run again only if nothing fits otherwise, the lowest stage.
 
     A stage is passed over if its micro batch is below `good_micro_images` and a later one's is
     larger. None if nothing fits.
     """
     able = [setting for setting in settings if setting.best_micro_images]
 
-    def rank(setting: Setting) -> tuple[float, bool, int]:
+    def rank(setting: Setting) -> tuple[bool, float, int, int]:
         filled = min(1.0, setting.best_micro_images / good_micro_images)
-        # Recomputing costs a third of the step's time, so it must gain more than that.
-        speed = filled * (0.75 if setting.recompute else 1.0)
-        return (-speed, setting.recompute, setting.stage)
+        return (setting.checkpoint_blocks > 0, -filled, -setting.checkpoint_blocks, setting.stage)
 
     return min(able, key=rank, default=None)
 
 
-def zero_options_of(deepspeed: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The `zero_optimization` block of DeepSpeed's options.
+def check_offload(deepspeed: Mapping[str, Any]) -> None:
+    """Refuse to plan what is not known.
 
     Raises:
-        RefusedInput: It offloads, which the planner does not know.
+        RefusedInput: Weights are offloaded, or anything to a disk.
     """
-    options = deepspeed.get("zero_optimization", {})
-    for name in ("offload_optimizer", "offload_param"):
-        if options.get(name, {}).get("device", "none") != "none":
+    options = deepspeed["zero_optimization"]
+    for name, known in (("offload_optimizer", ("none", "cpu")), ("offload_param", ("none",))):
+        if options.get(name, {}).get("device", "none") not in known:
             raise RefusedInput(
                 f"deepspeed.zero_optimization.{name}: the planner does not know what stays on the "
                 "GPU then; leave it out to plan without it"
             )
-    return options

@@ -12,7 +12,7 @@ from launch.planner.gpus import Gpu, find_gpu
 from launch.planner.options import PlanOptions
 from launch.planner.training_set import TrainingSet, describe_training_set
 from pretrain.plan import count_steps
-from training.precision import Precision, resolve_precision
+from training.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,15 @@ def check_request(options: PlanOptions, config: PretrainConfig) -> Request:
         memory_gib=options.gpu_memory_gib or gpu.memory_gib,
         watts=options.gpu_watts or gpu.watts,
     )
-    precision = resolve_precision(config.precision, "cuda")
-    table = gpu.bf16_tflops if precision == "bf16" else gpu.fp32_tflops
-    if table is None and options.peak_tflops is None:
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if gpu.multiplies_bf16 else "fp32"
+    if precision == "bf16" and not gpu.multiplies_bf16 and options.peak_tflops is None:
         raise RefusedInput(
             f"precision = {config.precision}: {gpu.name} does not multiply bf16; "
-            "give --precision fp32, or --peak-tflops T"
+            "give --precision fp16 or fp32, or --peak-tflops T"
         )
+    table = gpu.fp32_tflops if precision == "fp32" else gpu.half_tflops
     training_set = describe_training_set(
         config,
         images=options.images,
@@ -73,7 +75,7 @@ def check_request(options: PlanOptions, config: PretrainConfig) -> Request:
         config=config,
         gpu=gpu,
         precision=precision,
-        peak_tflops=options.peak_tflops or table or 0.0,
+        peak_tflops=options.peak_tflops or table,
         training_set=training_set,
         micro_images=micro_images,
         accumulation_steps=accumulation_steps,

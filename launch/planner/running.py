@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from configs.groups import CheckpointConfig
 from launch.planner.options import Assumptions
-from pretrain.state_memory import BYTES, checkpoint_bytes
-from training.precision import Precision
+from pretrain.state_memory import BYTES
 
 DAY_SECONDS = 86_400
 
@@ -28,6 +28,7 @@ class Run:
         global_images: Of one step.
         total_steps: Of the schedule.
         accumulation_steps: Micro batches of a step.
+        recomputed: Share of the forward pass that runs twice.
     """
 
     assumed: Assumptions
@@ -39,12 +40,13 @@ class Run:
     global_images: int
     total_steps: int
     accumulation_steps: int
+    recomputed: float = 0.0
 
     @property
     def images_per_second(self) -> float:
-        """Of all GPUs."""
+        """Of all GPUs; a forward pass that runs again is a third of a step's work once more."""
         used = self.num_gpus * self.peak_flops * self.assumed.mfu
-        return used / self.training_flops_per_image
+        return used / (self.training_flops_per_image * (1 + self.recomputed / 3))
 
     @property
     def step_seconds(self) -> float:
@@ -53,12 +55,12 @@ class Run:
 
 
 def throughput(run: Run) -> dict[str, Any]:
-    """Images a second at the stated MFU; a recomputed forward pass takes a quarter of it away."""
+    """Images a second at the stated MFU; running all blocks twice takes a quarter of it away."""
     return {
         "mfu": run.assumed.mfu,
         "images_per_second": run.images_per_second,
         "images_per_second_per_gpu": run.images_per_second / run.num_gpus,
-        "images_per_second_with_checkpointing": run.images_per_second * 3 / 4,
+        "images_per_second_with_checkpointing": run.images_per_second * (3 + run.recomputed) / 4,
         "step_seconds": run.step_seconds,
     }
 
@@ -87,7 +89,9 @@ def data(run: Run, bytes_per_image: float) -> dict[str, Any]:
     }
 
 
-def network(run: Run, num_parameters: int, stage: int, precision: Precision) -> dict[str, Any]:
+def network(
+    run: Run, num_parameters: int, stage: int, deepspeed: Mapping[str, Any]
+) -> dict[str, Any]:
     """Bytes each GPU sends a step, and the rate that hides them behind the step's computation.
 
     A ring's reduce-scatter or all-gather of n bytes sends n (N - 1) / N from each of N ranks; an
@@ -95,27 +99,29 @@ def network(run: Run, num_parameters: int, stage: int, precision: Precision) -> 
     micro batch; stage 3 gathers the weights once for each micro batch, and once more where it does
     not keep them between the passes.
     """
-    width = BYTES[precision]
+    is_bf16 = deepspeed["bf16"]["enabled"]
+    width = 2 if is_bf16 or deepspeed["fp16"]["enabled"] else 4
+    sum_width = BYTES[deepspeed["communication_data_type"]]
     share = (run.num_gpus - 1) / run.num_gpus
-    sums_once = stage == 0 or (stage == 1 and precision == "bf16")
+    offloads = "offload_optimizer" in deepspeed["zero_optimization"]
+    sums_once = stage == 0 or (stage == 1 and is_bf16 and not offloads)
     sums = 1 if sums_once else run.accumulation_steps
     gathers = {0: 0, 1: 1, 2: 1, 3: 2 * run.accumulation_steps}[stage]
-    halves = sums * (1 if stage == 3 else 2) + gathers
-    sent = num_parameters * width * share * halves
+    sent_per_parameter = sum_width * sums * (1 if stage == 3 else 2) + width * gathers
+    sent = num_parameters * share * sent_per_parameter
     return {
         "bytes_sent_per_gpu_per_step": round(sent),
         "gigabytes_per_second_per_gpu": sent / run.step_seconds / 1e9,
     }
 
 
-def checkpoints(run: Run, num_parameters: int, options: CheckpointConfig) -> dict[str, Any]:
-    """Size of a checkpoint, the time to write it, and for how long training stands still.
+def checkpoints(run: Run, size: int, options: CheckpointConfig) -> dict[str, Any]:
+    """The time to write a checkpoint of `size` bytes, and for how long training stands still.
 
     Training always waits for the copy to host memory. Writing it is done in the background, unless
     that is switched off; the next save waits for the one before it.
     """
     assumed = run.assumed
-    size = checkpoint_bytes(num_parameters)
     copying = size / run.num_gpus / (assumed.copy_gb_per_second * 1e9)
     writing = size / (assumed.storage_gb_per_second * 1e9)
     until_next = options.every_steps * run.step_seconds

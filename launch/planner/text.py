@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 GIB = 2**30
+_COLUMNS = (
+    "ZeRO  checkpointing  weights  gradients  optimizer  average  buffers    host  activations  "
+    "micro batch"
+)
 
 
 def plan_text(plan: dict[str, Any]) -> str:
@@ -31,23 +36,30 @@ def _heading(plan: dict[str, Any]) -> str:
 
 def _memory(plan: dict[str, Any]) -> str:
     lines = [
-        "Memory of one GPU in GiB; activations in MiB an image; micro batch: the most images of a "
-        "forward pass",
-        "that fit, and the most of those that divide a GPU's share of the batch",
-        "ZeRO  checkpointing  weights  gradients  optimizer  buffers  activations  micro batch",
-        "----  -------------  -------  ---------  ---------  -------  -----------  -----------",
+        "Memory of one GPU in GiB (host: beside it); activations in MiB an image; micro batch: the "
+        "most",
+        "images of a forward pass that fit, and the most of those that divide a GPU's share of the "
+        "batch",
+        _COLUMNS,
+        re.sub(r"\S(?: ?\S)*", lambda name: "-" * len(name[0]), _COLUMNS),
     ]
     for row in plan["memory"]["settings"]:
-        parts = ("weights", "gradients", "optimizer", "buffers")
-        gib = [row[f"{name}_bytes"] / GIB for name in parts]
+        parts = ("weights", "gradients", "optimizer", "average", "buffers", "host")
+        gib = [f"{row[f'{name}_bytes'] / GIB:.2f}" for name in parts]
         micro = f"{row['largest_micro_images']} / {row['best_micro_images']}"
-        recomputed = "every block" if row["activation_checkpointing"] else "no"
+        activations = f"{row['activation_bytes_per_image'] / 2**20:.1f}"
+        every = _checkpointing(row["checkpoint_blocks"])
         lines.append(
-            f"{row['zero_stage']:>4}  {recomputed:>13}"
-            f"  {gib[0]:>7.2f}  {gib[1]:>9.2f}  {gib[2]:>9.2f}  {gib[3]:>7.2f}"
-            f"  {row['activation_bytes_per_image'] / 2**20:>11.1f}  {micro:>11}"
+            f"{row['zero_stage']:>4}  {every:>13}  {gib[0]:>7}  {gib[1]:>9}  {gib[2]:>9}  "
+            f"{gib[3]:>7}  {gib[4]:>7}  {gib[5]:>6}  {activations:>11}  {micro:>11}"
         )
     return "\n".join(lines)
+
+
+def _checkpointing(every: int) -> str:
+    if every < 2:
+        return "every block" if every else "no"
+    return f"1 block in {every}"
 
 
 def _choice(plan: dict[str, Any]) -> str:
@@ -56,15 +68,16 @@ def _choice(plan: dict[str, Any]) -> str:
     verdict = "fits" if configured["fits"] else "DOES NOT FIT"
     lines = [f"The config: {_setting(configured)}: {verdict}"]
     if best is None:
-        able = [row for row in memory["settings"] if row["best_micro_images"]]
-        lines.append("Recommended: nothing fits without activation checkpointing")
-        if able:
-            lines[-1] += f"; with it, ZeRO {able[0]['zero_stage']} does"
+        lines.append("Recommended: nothing fits; more GPUs, or --zero.offload-optimizer")
     else:
+        every = best["checkpoint_blocks"]
         lines.append(
             f"Recommended: {_setting(best)}  "
-            f"(--zero.stage {best['zero_stage']} --batch.micro-images {best['micro_images']})"
+            f"(--zero.stage {best['zero_stage']} --batch.micro-images {best['micro_images']}"
+            + (f" --model.checkpoint-blocks {every})" if every else ")")
         )
+        if every and not configured["checkpoint_blocks"]:
+            lines.append("(nothing fits without checkpointing, which takes a quarter of the speed)")
     return "\n".join(lines)
 
 

@@ -2,9 +2,11 @@
 
 import pytest
 
-from pretrain.state_memory import checkpoint_bytes, state_memory
+from configs.load import load_config
+from configs.schema import PretrainConfig
+from pretrain.plan import Ranks, make_plan
 from tests.integration.pretrain_processes import ROOT, options, read_json, run_ranks, tiny_shards
-from tests.pretrain.live_state import OPTIONS
+from tests.pretrain.live_state import OPTIONS, check_counted
 
 COUNTER = ROOT / "tests" / "integration" / "count_state.py"
 RANKS = 2
@@ -30,15 +32,9 @@ def test_two_ranks_hold_what_the_model_says(stage, precision, tmp_path):
     assert ended.codes == [0, 0], ended.texts
     for rank in range(RANKS):
         counted = read_json(run_dir / f"counted-{rank}.json")
-        sizes = counted["sizes"]
-        told = state_memory(
-            sizes, stage=stage, world_size=RANKS, precision=precision, zero_options={}
-        )
-        assert counted["weights"] == pytest.approx(told.weights, rel=0.1)
-        assert counted["optimizer"] == pytest.approx(told.optimizer, rel=0.1)
-        assert counted["gradients"] == pytest.approx(told.gradients, rel=0.1)
-        files = checkpoint_bytes(sum(sizes))
-        assert counted["checkpoint"] == pytest.approx(files, rel=0.1)
+        config = load_config(PretrainConfig, options(given), "test").config
+        plan = make_plan(config, Ranks(rank, RANKS, rank, RANKS))
+        told = check_counted(counted, counted["sizes"], plan, precision)
         if stage == 3:
             bucket = 500_000_000
             gathered = told.backward_buffers - bucket * 2

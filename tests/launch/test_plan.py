@@ -73,6 +73,7 @@ def test_help_and_refusals_need_no_torch():
         (["--fragmentation", "1"], "below 1"),
         (["--gpu-memory", "80"], "did you mean --gpu-memory-gib"),
         (["--gpu", "v100-32gb"], "does not multiply bf16"),
+        (["--gpu", "t4"], "give --precision fp16 or fp32"),
         (["--data.train", "elsewhere"], "give --images N and --classes N"),
         (["--gpus", "24"], "batch.global_images = 4096 does not divide"),
         (["--batch.micro-images", "100"], "batch.micro_images = 100 does not divide"),
@@ -129,11 +130,61 @@ def test_what_is_recommended_fits_and_uses_the_lowest_stage_that_does(plan_of):
     assert small["configured"]["fits"] is False
 
 
+def test_checkpointing_is_recommended_only_where_nothing_fits_without(plan_of, capsys):
+    words = (*("--gpu-memory-gib", "11"), *("--batch.global-images", "4096"))
+    words += ("--model.image-px", "1008", "--batch.micro-images", "1")
+    plan = plan_of(H14, *words, gpus=32)
+    recommended = plan["memory"]["recommended"]
+    without = [row for row in plan["memory"]["settings"] if not row["checkpoint_blocks"]]
+    assert not any(row["best_micro_images"] for row in without)
+    assert (recommended["checkpoint_blocks"], recommended["fits"]) == (1, True)
+    main(["--config", H14, "--gpus", "32", "--gpu", "h100", *words])
+    text = capsys.readouterr().out
+    assert "--model.checkpoint-blocks 1)" in text and "nothing fits without checkpointing" in text
+
+
+def test_every_second_block_is_a_row_of_its_own_and_half_the_cost(plan_of):
+    plain, half = (plan_of(B16, "--model.checkpoint-blocks", str(k)) for k in (0, 2))
+    rows = [row for row in half["memory"]["settings"] if row["zero_stage"] == 1]
+    bytes_per_image = [row["activation_bytes_per_image"] for row in rows]
+    assert [row["checkpoint_blocks"] for row in rows] == [0, 1, 2]
+    assert bytes_per_image[1] < bytes_per_image[2] < bytes_per_image[0]
+    assert half["memory"]["configured"]["checkpoint_blocks"] == 2
+    speeds = [plan["throughput"]["images_per_second"] for plan in (plain, half)]
+    assert speeds[0] / speeds[1] == pytest.approx(1 + 0.5 / 3)
+
+
+def test_average_and_offloading_move_the_state(plan_of):
+    plain, moved = (
+        plan_of(B16, *words)
+        for words in ((), ("--optim.ema-decay", "0.999", "--zero.offload-optimizer"))
+    )
+    number = plain["model"]["parameters"]
+    before, after = (plan["memory"]["settings"][0] for plan in (plain, moved))
+    assert (before["average_bytes"], before["host_bytes"]) == (0, 0)
+    assert (after["optimizer_bytes"], after["average_bytes"]) == (0, 0)
+    assert after["host_bytes"] > (12 + 4) * number / 8
+    assert moved["checkpoint"]["bytes"] == 16 * number
+
+
+def test_fp16_where_there_is_no_bf16(plan_of):
+    """auto is fp32 there, as in training; fp16 has to be asked for."""
+    by_precision = {
+        name: plan_of(B16, "--precision", name, "--batch.micro-images", "8", gpu="v100-32gb")
+        for name in ("auto", "fp16")
+    }
+    assert by_precision["auto"]["gpus"]["precision"] == "fp32"
+    assert by_precision["fp16"]["gpus"]["peak_tflops"] == 125.0
+    rows = by_precision["fp16"]["memory"]["settings"]
+    assert rows[0]["zero_stage"] == 1
+    assert rows[0]["weights_bytes"] == 2 * by_precision["fp16"]["model"]["parameters"]
+
+
 def test_where_nothing_fits_the_plan_says_so(plan_of, capsys):
     assert plan_of(H14, "--gpu-memory-gib", "4", gpus=32)["memory"]["recommended"] is None
     main(["--config", H14, "--gpus", "32", "--gpu", "h100", "--gpu-memory-gib", "4"])
     text = capsys.readouterr().out
-    assert "DOES NOT FIT" in text and "nothing fits without activation checkpointing" in text
+    assert "DOES NOT FIT" in text and "nothing fits" in text
 
 
 def test_speed_length_data_checkpoints_and_energy(plan_of):
@@ -207,9 +258,9 @@ def test_fp32_takes_the_fp32_peak_and_has_stage_0(plan_of):
     assert plan["memory"]["settings"][0]["zero_stage"] == 0
 
 
-def test_offloading_is_refused_not_ignored(tmp_path, plan_of):
+def test_offloading_weights_is_refused_not_ignored(tmp_path, plan_of):
     file = tmp_path / "offload.yaml"
-    block = "deepspeed: {zero_optimization: {offload_optimizer: {device: cpu}}}"
+    block = "deepspeed: {zero_optimization: {offload_param: {device: cpu}}}"
     file.write_text((ROOT / B16).read_text() + block + "\n")
-    with pytest.raises(RefusedInput, match="offload_optimizer"):
+    with pytest.raises(RefusedInput, match="offload_param"):
         plan_of(str(file))

@@ -74,17 +74,24 @@ def test_without_a_class_token_the_head_sees_the_mean(tmp_path, square, images):
     torch.testing.assert_close(model(images), model.head(tokens.mean(dim=1)))
 
 
-def test_a_pre_logits_layer_is_reported(tmp_path, square):
+def test_a_pre_logits_layer_is_read_and_left_behind_by_a_new_task(tmp_path, square, images):
     arrays = make_arrays(square, OLDER)
-    arrays |= {"pre_logits/kernel": np.zeros((32, 32), np.float32)}
-    arrays |= {"pre_logits/bias": np.zeros(32, np.float32)}
+    generator = np.random.default_rng(3)
+    kernel = generator.normal(size=(32, 32)).astype(np.float32)
+    bias = generator.normal(size=32).astype(np.float32)
+    arrays |= {"pre_logits/kernel": kernel, "pre_logits/bias": bias}
     weights = load_weights(write(tmp_path / "vit.npz", arrays))
+    model, report = model_from_weights(weights)
+    assert report.left_out == ()
+    features = model.eval().forward_features(images)[:, 0]
+    expected = torch.tanh(features @ torch.from_numpy(kernel) + torch.from_numpy(bias))
+    torch.testing.assert_close(model(images), model.head(expected))
     _, report = model_from_weights(weights, num_classes=3)
     assert report.left_out == (
+        "pre_logits.fc.weight",
+        "pre_logits.fc.bias",
         "head.weight",
         "head.bias",
-        "pre_logits/bias",
-        "pre_logits/kernel",
     )
     assert report.added == ("head.weight", "head.bias")
 

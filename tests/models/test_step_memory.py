@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from models.step_memory import LiveBytes, gpu_kernels, measure_step
+from models.vit import checkpoint_blocks
 from models.zoo import build_model, fuse_attention
 
 BATCH = 3
 MEBI = 2**20
 
 
-def measured(architecture, device, *, fused=False, as_on_gpu=False, recompute=False, dropout=0.0):
+def measured(architecture, device, *, fused=False, as_on_gpu=False, checkpointed=0, dropout=0.0):
     model = build_model(architecture, device=device, dropout=dropout)
-    model.set_grad_checkpointing(recompute)
+    checkpoint_blocks(model, checkpointed)
     fuse_attention(model, fused or as_on_gpu)
     shape = (BATCH, 3, *architecture.image_px)
     return measure_step(
@@ -39,10 +40,10 @@ def test_live_bytes_follow_what_is_made_and_dropped():
     assert (live.now, live.peak) == (0, 3 * MEBI - 10)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_the_meta_device_makes_what_the_cpu_makes(architecture, recompute):
-    computed = measured(architecture, "cpu", recompute=recompute)
-    assert measured(architecture, "meta", recompute=recompute) == computed
+@pytest.mark.parametrize("checkpointed", [0, 1, 2])
+def test_the_meta_device_makes_what_the_cpu_makes(architecture, checkpointed):
+    computed = measured(architecture, "cpu", checkpointed=checkpointed)
+    assert measured(architecture, "meta", checkpointed=checkpointed) == computed
     assert computed.peak >= computed.saved > 0
 
 
@@ -58,10 +59,12 @@ def test_fused_attention_stands_in_for_the_cpus_own(architecture):
 def test_recomputing_keeps_less_but_not_nothing(architecture):
     deep = replace(architecture, depth=8)
     plain = measured(deep, "meta", as_on_gpu=True)
-    recomputed = measured(deep, "meta", as_on_gpu=True, recompute=True)
+    recomputed = measured(deep, "meta", as_on_gpu=True, checkpointed=1)
+    half = measured(deep, "meta", as_on_gpu=True, checkpointed=2)
     inputs = 8 * BATCH * deep.num_tokens * deep.width * 4
     assert inputs < recomputed.saved < plain.saved / 3
     assert recomputed.saved < recomputed.peak < plain.peak / 2
+    assert half.saved == pytest.approx((plain.saved + recomputed.saved) / 2, rel=0.01)
 
 
 def test_dropout_on_a_gpu_keeps_a_byte_a_value(architecture):

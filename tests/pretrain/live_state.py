@@ -8,12 +8,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 
 import pretrain.step
+from configs.deepspeed_options import deepspeed_options
 from pretrain.checkpoint import finish_saving, save_when_due
+from pretrain.plan import Plan
 from pretrain.state import Training
+from pretrain.state_memory import StateMemory, checkpoint_bytes, state_memory
+from training.precision import Precision
 
 # Enough blocks for no single matrix to matter; images so small that activations do not.
 OPTIONS: dict[str, Any] = {
@@ -61,6 +66,36 @@ def count_one_step(training: Training) -> dict[str, int]:
         "gathered": gathered - counted["weights"],
         "checkpoint": sum(path.stat().st_size for path in files if Path(path).is_file()),
     }
+
+
+def check_counted(
+    counted: dict[str, int], sizes: list[int], plan: Plan, precision: Precision
+) -> StateMemory:
+    """Compare with the memory model; gives that back. Host and device are one memory on a CPU."""
+    config = plan.config
+    options = deepspeed_options(
+        config,
+        micro_images=plan.micro_images,
+        accumulation_steps=plan.accumulation_steps,
+        precision=precision,
+    )
+    has_average = config.optim.ema_decay is not None
+    told = state_memory(
+        sizes,
+        stage=config.zero.stage,
+        world_size=plan.ranks.world_size,
+        deepspeed=options,
+        average=has_average,
+    )
+    assert counted["weights"] == pytest.approx(told.weights, rel=0.1)
+    elsewhere = told.optimizer + told.gradients + told.average + told.host
+    assert counted["optimizer"] + counted["gradients"] == pytest.approx(elsewhere, rel=0.1)
+    if not told.host:
+        assert counted["optimizer"] == pytest.approx(told.optimizer, rel=0.1)
+    assert counted["checkpoint"] == pytest.approx(
+        checkpoint_bytes(sum(sizes), has_average), rel=0.1
+    )
+    return told
 
 
 def weights(engine: Any) -> dict[int, int]:

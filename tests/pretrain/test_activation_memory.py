@@ -5,6 +5,7 @@ import torch
 
 from configs.load import load_config
 from configs.schema import PretrainConfig
+from models.vit import checkpoint_blocks
 from models.zoo import Architecture, build_model, fuse_attention
 from pretrain.activation_memory import Passes, activation_memory, probe_step
 from training.losses import soft_targets, softmax_cross_entropy
@@ -13,17 +14,17 @@ BATCH = 2
 CLASSES = 1000
 
 
-def passes_of(size, *, recompute=False, precision="fp32", **options):
+def passes_of(size, *, checkpointed=0, precision="fp32", **options):
     words = [word for name, value in options.items() for word in (f"--model.{name}", str(value))]
     config = load_config(PretrainConfig, ["--model.size", size, *words], "test").config
     architecture = Architecture.from_config(config.model, CLASSES)
-    return Passes(config, architecture, precision, recompute)
+    return Passes(config, architecture, precision, checkpointed)
 
 
 def saved_on_cpu(passes, fused) -> int:
     """Bytes that autograd's own hooks see saved, weights left out."""
     model = build_model(passes.architecture)
-    model.set_grad_checkpointing(passes.recompute)
+    checkpoint_blocks(model, passes.checkpoint_blocks)
     fuse_attention(model, fused)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept = {}
@@ -41,17 +42,17 @@ def saved_on_cpu(passes, fused) -> int:
     return sum(size for size, _ in kept.values())
 
 
-@pytest.mark.parametrize("recompute", [False, True], ids=["plain", "recomputed"])
+@pytest.mark.parametrize("checkpointed", [0, 1, 3])
 @pytest.mark.parametrize("size", ["ti", "s", "b"])
-def test_saved_tensors_are_those_of_a_real_forward_pass(size, recompute):
-    passes = passes_of(size, recompute=recompute)
+def test_saved_tensors_are_those_of_a_real_forward_pass(size, checkpointed):
+    passes = passes_of(size, checkpointed=checkpointed)
     told = probe_step(passes, micro_images=BATCH, device="meta", as_on_gpu=True)
     assert told.saved == pytest.approx(saved_on_cpu(passes, fused=True), rel=0.1)
 
 
-@pytest.mark.parametrize("recompute", [False, True], ids=["plain", "recomputed"])
-def test_memory_is_linear_in_the_micro_batch(recompute):
-    passes = passes_of("ti", recompute=recompute, dropout=0.1)
+@pytest.mark.parametrize("checkpointed", [0, 1, 3])
+def test_memory_is_linear_in_the_micro_batch(checkpointed):
+    passes = passes_of("ti", checkpointed=checkpointed, dropout=0.1)
     memory = activation_memory(passes)
     for micro_images in (8, 64):
         probed = probe_step(passes, micro_images=micro_images, device="meta", as_on_gpu=True)
