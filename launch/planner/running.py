@@ -130,7 +130,7 @@ def checkpoints(run: Run, size: int, options: CheckpointConfig) -> dict[str, Any
     stalled = number * (copying + waiting)
     return {
         "bytes": size,
-        "disk_bytes": checkpoint_disk_bytes(num_parameters, options),
+        "disk_bytes": checkpoint_disk_bytes(size, options),
         "host_bytes_per_node": round(size / run.num_nodes),
         "write_seconds": writing,
         "stall_seconds": copying + waiting,
@@ -140,10 +140,10 @@ def checkpoints(run: Run, size: int, options: CheckpointConfig) -> dict[str, Any
     }
 
 
-def checkpoint_disk_bytes(num_parameters: int, options: CheckpointConfig) -> int:
-    """What the checkpoints of a run take at a time, milestones not counted."""
+def checkpoint_disk_bytes(size: int, options: CheckpointConfig) -> int:
+    """What the checkpoints of a run, of `size` bytes each, take at a time; without milestones."""
     # One more than is kept exists while it is being written.
-    return checkpoint_bytes(num_parameters) * (options.keep + 1)
+    return size * (options.keep + 1)
 
 
 def energy(run: Run, days: float) -> dict[str, Any]:

@@ -24,13 +24,15 @@ def check_disk(job: Job[PretrainConfig], num_classes: Callable[[Run[PretrainConf
     """
     from launch.planner.running import checkpoint_disk_bytes
     from models.zoo import Architecture, build_model
+    from pretrain.state_memory import checkpoint_bytes
 
     needed = there = 0
     for run in job.runs:
         architecture = Architecture.from_config(run.config.model, num_classes(run))
         model = build_model(architecture, device="meta")
         number = sum(parameter.numel() for parameter in model.parameters())
-        needed += checkpoint_disk_bytes(number, run.config.checkpoint)
+        size = checkpoint_bytes(number, run.config.optim.ema_decay is not None)
+        needed += checkpoint_disk_bytes(size, run.config.checkpoint)
         there += _size(run.folder / "checkpoints")
     place = next(path for path in job.folder.absolute().parents if path.exists())
     free = shutil.disk_usage(place).free

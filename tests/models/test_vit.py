@@ -70,15 +70,15 @@ def test_every_kth_block_runs_again(architecture, every, chosen):
 
 
 @pytest.mark.parametrize("every", [1, 2])
-def test_running_again_changes_no_bit(architecture, every, monkeypatch):
+def test_running_again_changes_no_bit(architecture, every):
     """Also where random numbers are drawn; and it does run again."""
     runs = []
-    plain = torch.nn.LayerNorm.forward
-    monkeypatch.setattr(torch.nn.LayerNorm, "forward", lambda *a: runs.append(1) or plain(*a))
     model = build_model(
         replace(architecture, depth=4), dropout=0.2, stochastic_depth=0.5, head_bias=1.0, seed=0
     )
     torch.nn.init.normal_(model.head.weight)
+    for block in model.blocks:
+        block.norm1.register_forward_hook(lambda *_: runs.append(1))
     found = []
     for chosen in (0, every):
         checkpoint_blocks(model, chosen)
@@ -87,7 +87,7 @@ def test_running_again_changes_no_bit(architecture, every, monkeypatch):
         model.zero_grad()
         model(IMAGES).square().sum().backward()
         found.append([p.grad.clone() for p in model.parameters()] + [torch.rand(1)])
-        assert len(runs) == 9 + 2 * num_recomputed(4, chosen)
+        assert len(runs) == 4 + num_recomputed(4, chosen)
     assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))
 
 
