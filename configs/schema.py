@@ -34,7 +34,8 @@ class PretrainConfig(Section):
     """Pretraining a Vision Transformer on WebDataset shards with DeepSpeed.
 
     Instead of training, `--inspect RUN` lists a run folder's status and checkpoints, and
-    `--export-only RUN` writes weights out of its newest checkpoint.
+    `--export-only RUN` writes weights out of its newest checkpoint; `--validate`, beside the other
+    options, tries everything in two steps and says what the run would need.
     """
 
     stage: tyro.conf.Suppress[Literal["pretrain"]] = Field(

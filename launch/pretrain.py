@@ -7,6 +7,7 @@
 
     python launch/pretrain.py --inspect RUN        # status and checkpoints, checked
     python launch/pretrain.py --export-only RUN    # weights out of the newest checkpoint
+    python launch/pretrain.py --validate --config ...  # everything, two steps long
 
 docs/pretraining.md says how to resume, and whom to signal to stop.
 """
@@ -35,6 +36,7 @@ from training.console import setup_logging
 from training.preemption import STOP_SIGNALS, install_stop_handlers
 
 EXIT_FAILED = 1
+VALIDATE = "--validate"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -63,14 +65,18 @@ def _pretrain(argv: Sequence[str]) -> int:
         if processes.is_main():
             sys.stdout.write(f"{answer}\n")
         return EXIT_FINISHED
-    with contextlib.redirect_stdout(sys.stdout if processes.is_main() else io.StringIO()):
-        loaded = load_config(PretrainConfig, argv, "launch/pretrain.py")
     ranks = Ranks(
         rank=processes.rank(),
         world_size=processes.world_size(),
         local_rank=processes.local_rank(),
         local_world_size=processes.local_world_size(),
     )
+    if VALIDATE in argv:
+        from launch.validation.command import run_validation
+
+        return run_validation([word for word in argv if word != VALIDATE], ranks)
+    with contextlib.redirect_stdout(sys.stdout if ranks.is_main else io.StringIO()):
+        loaded = load_config(PretrainConfig, argv, "launch/pretrain.py")
     plan = make_plan(loaded.config, ranks, loaded.config_file)
     nothing_to_do = check_start(plan)
     if nothing_to_do is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 
 from configs.errors import RefusedInput
@@ -59,6 +60,17 @@ _SHORT = {
 }
 _SHORT |= {"l40s": "l40s-48gb", "a10": "a10-24gb", "mi300x": "mi300x-192gb"}
 _SHORT |= {"rtx-3090": "rtx-3090-24gb", "rtx-4090": "rtx-4090-24gb"}
+
+
+def gpu_of_device(name: str) -> Gpu | None:
+    """The row of a device, by the name that its driver gives it; None if there is none.
+
+    Of rows that differ only in their memory, the first, unless the name says how much there is.
+    """
+    words = set(re.split(r"[^a-z0-9]+", name.lower()))
+    parts = {gpu: gpu.name.split("-") for gpu in _ROWS}
+    able = [gpu for gpu, (*kind, _) in parts.items() if words.issuperset(kind)]
+    return max(able, key=lambda gpu: len(words.intersection(parts[gpu])), default=None)
 
 
 def find_gpu(name: str) -> Gpu:

@@ -11,12 +11,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from configs.batch_split import split_batch
 from configs.errors import RefusedInput
 from configs.schema import FinetuneConfig, PretrainConfig
 from finetune.options import check_resolution
+from launch.shard_samples import read_some
 from launch.submission.capacity import check_disk, check_memory
 from launch.submission.job import Run, Submission
 from launch.submission.options import CHECKS, time_seconds
@@ -26,10 +26,6 @@ from pretrain.plan import Plan, Ranks, make_plan
 from pretrain.resume import check_start
 from training.run_folder import RunFolder
 
-if TYPE_CHECKING:
-    from data_pipeline.index import ShardedDataset
-
-_SAMPLED_SHARDS = 8
 # The smallest container images are files of these kinds; what is none of them is a name elsewhere.
 _IMAGE_FILES = (".sif", ".sqsh", ".img")
 
@@ -121,7 +117,7 @@ class _Checks:
             for dataset in (plan.train, plan.validation)
             if dataset is not None
         }
-        number = sum(_read_some(dataset) for dataset in datasets.values())
+        number = sum(read_some(dataset) for dataset in datasets.values())
         return f"an image of each of {number} shards could be read"
 
     def disk(self) -> str:
@@ -186,33 +182,3 @@ def _check_task(config: FinetuneConfig, pretrained: PretrainConfig, world_size: 
             check_resolution(config.resolution, pretrained.model.patch_px)
         except RefusedInput as problem:
             raise RefusedInput(f"task {config.task}: {problem} (--finetune-options)") from None
-
-
-def _read_some(dataset: ShardedDataset) -> int:
-    """Read the first image of some shards, spread evenly; gives how many.
-
-    Raises:
-        RefusedInput: One cannot be read, or is not of the size that the manifest says.
-    """
-    import numpy as np
-
-    from data_pipeline.broken import BrokenImage, BrokenShard
-    from data_pipeline.shard_reader import ShardReader
-
-    _, first_rows = np.unique(dataset.shard, return_index=True)
-    every = max(1, len(first_rows) // _SAMPLED_SHARDS)
-    reader = ShardReader(dataset)
-    sample = first_rows[::every]
-    try:
-        for row in sample:
-            name = dataset.manifest.shards[int(dataset.shard[row])].path
-            try:
-                reader.read(int(row))
-            except (BrokenShard, BrokenImage, OSError) as problem:
-                raise RefusedInput(
-                    f"{dataset.place}: shard {name} cannot be read: {problem}; "
-                    f"`python -m data_pipeline.verify {dataset.place}` looks at all of them"
-                ) from problem
-    finally:
-        reader.close()
-    return len(sample)

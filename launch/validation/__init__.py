@@ -1,0 +1,1 @@
+"""`launch/pretrain.py --validate`: a run of two steps, with everything that a long run does."""

@@ -1,0 +1,67 @@
+"""A run made small enough for two steps on any machine, and otherwise what it is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from configs.groups import BatchConfig
+from configs.schema import PretrainConfig
+from models.flops import forward_flops_per_image
+from models.zoo import Architecture
+from pretrain.plan import Plan
+
+_MOST_ACCUMULATED = 2
+# Of one step on a CPU: seconds, however large the model is.
+_CPU_FLOPS = 5e11
+_LEAST_IMAGES = 2  # mixup needs partners
+_EVALUATED_BATCHES = 2
+
+
+def small_plan(plan: Plan, device_type: str) -> Plan:
+    """The plan of a validation, in a run folder beside the real one.
+
+    On a GPU the micro batch is the run's, so that its memory is put to the test; on a CPU it is
+    what takes seconds. Of more than two micro batches a step two are left, of the validation images
+    two batches a rank. The learning rate is that of the whole run's first steps.
+    """
+    accumulation_steps = min(plan.accumulation_steps, _MOST_ACCUMULATED)
+    most = plan.micro_images
+    if device_type == "cpu":
+        architecture = Architecture.from_config(plan.config.model, plan.num_classes)
+        step_flops = 3 * forward_flops_per_image(architecture) * accumulation_steps
+        most = max(_LEAST_IMAGES, int(_CPU_FLOPS / step_flops))
+    micro_images = min(plan.micro_images, most)
+    world_size = plan.ranks.world_size
+    batch = BatchConfig(
+        global_images=world_size * micro_images * accumulation_steps, micro_images=micro_images
+    )
+    config = _small_config(plan.config, batch, most)
+    validation = plan.validation
+    if validation is not None:
+        number = world_size * config.evaluation.batch_images * _EVALUATED_BATCHES
+        validation = validation.select(np.arange(min(number, validation.num_images)))
+    return dataclasses.replace(
+        plan,
+        config=config,
+        run_dir=plan.run_dir.with_name(f"{plan.run_dir.name}.validate"),
+        validation=validation,
+        micro_images=micro_images,
+        accumulation_steps=accumulation_steps,
+        notices=(),
+    )
+
+
+def _small_config(config: PretrainConfig, batch: BatchConfig, most_images: int) -> PretrainConfig:
+    evaluation = config.evaluation
+    few = evaluation.model_copy(update={"batch_images": min(evaluation.batch_images, most_images)})
+    return config.model_copy(
+        update={
+            "batch": batch,
+            "evaluation": few,
+            "profile": None,
+            "logging": config.logging.model_copy(update={"every_steps": 1}),
+            "tracking": config.tracking.model_copy(update={"enabled": False, "register_as": None}),
+        }
+    )
