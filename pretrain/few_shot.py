@@ -17,6 +17,7 @@ from pretrain.state import Training
 from pretrain.validation import eval_loader, interruptible_forward
 from tracking.metric_names import few_shot_scores, of_average
 from training.few_shot import ByShots, Features, collect_features, few_shot_top1, told
+from training.phases import EVALUATION
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def _log(training: Training, top1: dict[str, ByShots], *, of_weight_average: boo
 def _probe_task(training: Training, task: FewShotImages) -> ByShots:
     training.engine.eval()
     try:
-        with training.meter.pause():
+        with training.aside(EVALUATION):
             train = _features(training, task.train, f"few-shot-{task.name}-train")
             test = _features(training, task.test, f"few-shot-{task.name}-test")
             return few_shot_top1(

@@ -25,6 +25,7 @@ from tracking.metric_names import (
 )
 from training.average_precision import evaluate_multi_label
 from training.evaluate import evaluate
+from training.phases import EVALUATION
 from training.preemption import stop_requested
 from training.processes import default_threads
 
@@ -68,7 +69,7 @@ def _evaluate(training: Training, images: ShardedDataset) -> dict[str, float]:
     loader = eval_loader(training, images, transform)
     training.engine.eval()
     try:
-        with training.meter.pause():
+        with training.aside(EVALUATION):
             scores = (_multi_label_scores if images.is_multi_label else _scores)(training, loader)
     finally:
         training.engine.train()

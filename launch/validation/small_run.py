@@ -8,6 +8,8 @@ import numpy as np
 
 from configs.groups import BatchConfig
 from configs.schema import PretrainConfig
+from data_pipeline.few_shot_images import FewShotImages
+from data_pipeline.index import ShardedDataset
 from models.flops import forward_flops_per_image
 from models.zoo import Architecture
 from pretrain.plan import Plan
@@ -23,8 +25,9 @@ def small_plan(plan: Plan, device_type: str) -> Plan:
     """The plan of a validation, in a run folder beside the real one.
 
     On a GPU the micro batch is the run's, so that its memory is put to the test; on a CPU it is
-    what takes seconds. Of more than two micro batches a step two are left, of the validation images
-    two batches a rank. The learning rate is that of the whole run's first steps.
+    what takes seconds. Of more than two micro batches a step two are left, of the validation
+    images two batches a rank, of each task's few-shot probes the smallest. The learning
+    rate is that of the whole run's first steps.
     """
     accumulation_steps = min(plan.accumulation_steps, _MOST_ACCUMULATED)
     most = plan.micro_images
@@ -38,18 +41,31 @@ def small_plan(plan: Plan, device_type: str) -> Plan:
         global_images=world_size * micro_images * accumulation_steps, micro_images=micro_images
     )
     config = _small_config(plan.config, batch, most)
-    validation = plan.validation
-    if validation is not None:
-        number = world_size * config.evaluation.batch_images * _EVALUATED_BATCHES
-        validation = validation.select(np.arange(min(number, validation.num_images)))
+    number = world_size * config.evaluation.batch_images * _EVALUATED_BATCHES
+    validation = None if plan.validation is None else _first(plan.validation, number)
     return dataclasses.replace(
         plan,
         config=config,
         run_dir=plan.run_dir.with_name(f"{plan.run_dir.name}.validate"),
         validation=validation,
+        few_shot=tuple(_small_task(task, number) for task in plan.few_shot),
         micro_images=micro_images,
         accumulation_steps=accumulation_steps,
         notices=(),
+    )
+
+
+def _first(images: ShardedDataset, number: int) -> ShardedDataset:
+    return images.select(np.arange(min(number, images.num_images)))
+
+
+def _small_task(task: FewShotImages, number: int) -> FewShotImages:
+    """The probe on the fewest images a class, scored on `number` images."""
+    fewest = min(task.choices)
+    rows = np.sort(task.choices[fewest])
+    choices = {fewest: np.arange(len(rows))}
+    return dataclasses.replace(
+        task, train=task.train.select(rows), test=_first(task.test, number), choices=choices
     )
 
 

@@ -14,6 +14,7 @@ from launch.validation.stages import Stages
 from pretrain.agreement import on_main
 from pretrain.checkpoint import finish_saving, restore, save_when_due
 from pretrain.export import export
+from pretrain.few_shot import probe
 from pretrain.report import report
 from pretrain.state import Training
 from pretrain.step import train_step
@@ -52,6 +53,7 @@ def run_stages(training: Training, stages: Stages) -> Measured:
         seconds = _two_steps(training)
     with stages.stage("evaluation"):
         validate(training)
+        probe(training)
     with stages.stage("save"):
         save_when_due(training, is_due=True, saves_written=0)
         finish_saving(training)

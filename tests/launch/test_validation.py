@@ -112,12 +112,25 @@ def test_wrong_input_is_refused_with_its_stage(words, told, monkeypatch):
         command.run_validation(["--run-dir", "/nowhere/run", *words], Ranks(0, 1, 0, 1))
 
 
+@pytest.fixture
+def few_shot_task(shards, tmp_path):  # noqa: F811
+    """A folder with the training images in train/ and the validation images in test/."""
+    folder = tmp_path / "dots"
+    folder.mkdir()
+    for part, option in (("train", "data.train"), ("test", "data.val")):
+        (folder / part).symlink_to(shards[option])
+    return folder
+
+
 def test_a_reload_that_brings_back_something_else_fails(
     plan_of,  # noqa: F811
     one_rank,  # noqa: F811
+    few_shot_task,
     monkeypatch,
 ):
-    small = small_plan(plan_of({"data.val": None}), "cpu")
+    plan = plan_of({"data.val": None, "few-shot.tasks": few_shot_task, "few-shot.shots": 3})
+    small = small_plan(plan, "cpu")
+    assert list(small.few_shot[0].choices) == [(3, 0)]
 
     def forgetful(training, found):
         training.step = found.step
@@ -130,3 +143,4 @@ def test_a_reload_that_brings_back_something_else_fails(
     ):
         run_stages(training, stages)
     assert stages.passed == ["two steps", "evaluation", "save"]
+    assert "few_shot/dots/3_shot_top1" in training.validation
