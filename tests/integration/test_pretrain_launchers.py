@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from launch.slurm_env import free_port
 from tests.integration.pretrain_processes import (
     SCRIPT,
     environment,
@@ -38,10 +39,10 @@ def start(tmp_path):
     arguments = options({**LONG, "data.train": shards, "run-dir": tmp_path / "run"})
     started: list[subprocess.Popen] = []
 
-    def start(launcher: Sequence[str]) -> subprocess.Popen:
+    def start(launcher: Sequence[str], *more: str) -> subprocess.Popen:
         log = (tmp_path / "log").open("a")
         process = subprocess.Popen(
-            [*launcher, str(SCRIPT), *arguments], env=environment(), stdout=log, stderr=log
+            [*launcher, str(SCRIPT), *arguments, *more], env=environment(), stdout=log, stderr=log
         )
         started.append(process)
         return process
@@ -104,11 +105,38 @@ def test_under_deepspeed_signals_to_a_rank_and_the_launchers_death_both_save(sta
     assert newest == f"step-{second['step']:08d}"
 
 
-def test_under_torchrun_a_signal_to_the_launcher_saves(start, tmp_path):
+def test_under_torchrun_a_signal_to_the_launcher_saves_and_the_next_start_ends(start, tmp_path):
     run, log = tmp_path / "run", tmp_path / "log"
     launcher = start(TORCHRUN)
     wait_until(has_reached(run, 5), log)
     launcher.terminate()
     assert launcher.wait(PATIENCE_SECONDS) != 0
     wait_until(lambda: not ranks_of(run), log)
-    assert read_json(run / "status.json")["state"] == "saved", log.read_text()
+    saved = read_json(run / "status.json")
+    assert saved["state"] == "saved", log.read_text()
+
+    launcher = start(TORCHRUN, "--schedule.total-steps", str(saved["step"] + 5))
+    assert launcher.wait(PATIENCE_SECONDS) == 0, log.read_text()
+    status = read_json(run / "status.json")
+    assert (status["state"], status["step"]) == ("finished", saved["step"] + 5)
+    assert status["resumed_from_steps"] == [saved["step"]]
+
+
+def test_two_machines_of_a_hostfile_without_ssh(start, tmp_path):
+    """Played by two names of this one; the command is started on each of them."""
+    (tmp_path / "hosts").write_text("localhost slots=1\n127.0.0.1 slots=1\n")
+    several = ("--hostfile", str(tmp_path / "hosts"), "--no_ssh", "--master_addr", "127.0.0.1")
+    port = str(free_port())
+    deepspeed = DEEPSPEED[0]
+    machines = [
+        start(
+            (deepspeed, *several, "--master_port", port, "--node_rank", str(number)),
+            "--schedule.total-steps",
+            "5",
+        )
+        for number in range(2)
+    ]
+    log = (tmp_path / "log").read_text
+    assert [machine.wait(PATIENCE_SECONDS) for machine in machines] == [0, 0], log()
+    assert read_json(tmp_path / "run" / "status.json")["state"] == "finished"
+    assert "(2 ranks x" in log()

@@ -1,12 +1,17 @@
 """Ranks from whoever started the process."""
 
+import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from configs.errors import RefusedInput
 from launch.slurm_env import free_port, set_rank_variables
 
+ROOT = Path(__file__).resolve().parents[2]
 TASK = {
     "SLURM_JOB_ID": "4711",
     "SLURM_STEP_ID": "0",
@@ -92,3 +97,25 @@ def test_a_process_alone_is_rank_0_of_1_on_a_free_port():
 
 def test_free_ports_differ():
     assert len({free_port() for _ in range(5)}) > 1
+
+
+def test_a_script_under_srun_finds_what_torchrun_would_set(tmp_path):
+    script = tmp_path / "script.py"
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
+    script.write_text(f"import os, sys\nprint(*map(os.environ.get, {names}), *sys.argv[1:])\n")
+    variables = {name: value for name, value in os.environ.items() if name not in names}
+    slurm = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_ID": "0",
+        "SLURM_PROCID": "1",
+        "SLURM_LOCALID": "1",
+        "SLURM_NTASKS": "2",
+        "SLURM_TASKS_PER_NODE": "2",
+    }
+    command = [sys.executable, str(ROOT / "launch" / "under_srun.py"), str(script), "--a", "b c"]
+    done = subprocess.run(
+        command, env=variables | slurm, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "1 2 1 2 127.0.0.1 --a b c\n", done.stderr
+    alone = subprocess.run(command[:2], capture_output=True, text=True, timeout=60)
+    assert alone.returncode == 2 and "give a script" in alone.stderr
