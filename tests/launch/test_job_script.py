@@ -1,6 +1,8 @@
 """The batch script: what it tells Slurm, and what it does, with `srun` and `scontrol` played."""
 
+import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -40,6 +42,12 @@ DEFAULTS = SiteConfig()
 def directives(job, site=DEFAULTS, work_dir=Path("/work dir")) -> list[str]:
     text = render(job, site, "abc", work_dir)
     return [line.removeprefix("#SBATCH ") for line in text.splitlines() if "#SBATCH" in line]
+
+
+def tells(run: Path, **status: str) -> str:
+    """Bash that writes status.json as a run does, after the script's own files."""
+    words = shlex.join([json.dumps(status, indent=2), str(run / "status.json")])
+    return f'command -p sleep 0.05; set -- {words}; echo "$1" > "$2"'
 
 
 @pytest.fixture
@@ -111,17 +119,24 @@ def test_a_saved_or_stalled_run_is_requeued_and_nothing_else(
 
 
 def test_a_second_stall_without_a_checkpoint_in_between_ends_the_job(start):
-    """srun's exit code is that of the killed rank; status.json tells that it was a stall."""
-    status = start.run / "status.json"
-    status.write_text('{\n  "state": "failed",\n  "reason": "stalled: rank 1"\n}\n')
-    start("exit 137").communicate(timeout=20)
+    stall = tells(start.run, state="failed", reason="stalled: rank 1") + "; exit 137"
+    start(stall).communicate(timeout=20)
     assert start.requeued() == ["requeue 7"]
-    said = start("exit 137").communicate(timeout=20)[0]
+    said = start(stall).communicate(timeout=20)[0]
     assert start.requeued() == ["requeue 7"] and "stalled twice" in said
     (start.run / "checkpoints").mkdir()
     (start.run / "checkpoints" / "latest").write_text("step-00000010\n")
     start("exit 75").communicate(timeout=20)
     assert start.requeued() == ["requeue 7"] * 2
+
+
+def test_what_the_run_told_before_a_rank_was_killed_counts(start):
+    """srun's exit code is that of the killed rank."""
+    start(tells(start.run, state="saved") + "; exit 143").communicate(timeout=20)
+    assert start.requeued() == ["requeue 7"]
+    # This start died before it could tell anything: what is there is of the one before.
+    start("exit 137").communicate(timeout=20)
+    assert start.requeued() == ["requeue 7"]
 
 
 def test_a_task_of_an_array_requeues_itself_and_not_the_array(start):
