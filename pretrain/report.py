@@ -51,7 +51,6 @@ def _report(training: Training) -> None:
         names.TRAIN_SKIPPED_UPDATES: float(training.health.skipped),
         names.TRAIN_REWINDS: float(len(training.health.rewinds)),
         **{f"throughput/{name}": v for name, v in training.meter.read_and_reset().items()},
-        **_loss_scale(training),
         **looked_at,
         **system_metrics(),
     }
@@ -74,13 +73,6 @@ def time_metrics(training: Training) -> dict[str, float]:
 
 def _norms(training: Training) -> dict[str, float]:
     return training.norms.read(float(training.gradient_norm)) if training.norms else {}
-
-
-def _loss_scale(training: Training) -> dict[str, float]:
-    """What fp16's losses are multiplied by; fp32 and bf16 have no such factor."""
-    if not training.engine.fp16_enabled():
-        return {}
-    return {names.TRAIN_LOSS_SCALE: float(training.engine._get_optimizer_loss_scale())}
 
 
 def mean_loss(training: Training) -> float:

@@ -88,7 +88,8 @@ def test_what_the_full_run_needs(plan_of):  # noqa: F811
         ("Tesla V100-SXM2-32GB", "v100-32gb"),
         ("NVIDIA GeForce RTX 4090", "rtx-4090-24gb"),
         ("NVIDIA L40S", "l40s-48gb"),
-        ("Tesla T4", None),
+        ("Tesla T4", "t4-16gb"),
+        ("Tesla K80", None),
     ],
 )
 def test_a_device_is_found_in_the_table_by_its_name(name, row):
