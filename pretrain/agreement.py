@@ -13,10 +13,14 @@ from pretrain.failures import TrainingStopped
 T = TypeVar("T")
 
 
-def on_main(work: Callable[[], T]) -> T:
+def on_main(work: Callable[[], T], what: str | None = None) -> T:
     """Let rank 0 do some work and give its result to every rank; a collective.
 
-    The result must be something that pickles. A failure of rank 0 is raised on every rank.
+    A failure of rank 0 is raised on every rank.
+
+    Args:
+        work: Gives something that pickles.
+        what: The work in words, for the message ("saving the checkpoint of step 8").
 
     Raises:
         RefusedInput: Rank 0 raised it.
@@ -30,15 +34,15 @@ def on_main(work: Callable[[], T]) -> T:
         except Exception as error:
             failure = error
     answer: list[tuple[str | None, bool, T | None]] = [
-        (str(failure) if failure else None, isinstance(failure, RefusedInput), outcome[0])
+        (_said(failure), isinstance(failure, RefusedInput), outcome[0])
     ]
     dist.broadcast_object_list(answer, src=0)
     message, is_refusal, result = answer[0]
     if message is None:
         return result  # type: ignore[return-value]
-    if failure is not None and not is_refusal:
-        raise TrainingStopped(f"rank 0: {type(failure).__name__}: {message}") from failure
-    raise RefusedInput(message) if is_refusal else TrainingStopped(f"rank 0: {message}")
+    if is_refusal:
+        raise RefusedInput(message) from failure
+    raise TrainingStopped(f"{what} failed on rank 0: {message}" if what else message) from failure
 
 
 def together(what: str, work: Callable[[], T]) -> T:
@@ -58,9 +62,16 @@ def together(what: str, work: Callable[[], T]) -> T:
     except Exception as error:
         failure = error
     messages: list[str | None] = [None] * dist.get_world_size()
-    said = f"{type(failure).__name__}: {failure}" if failure is not None else None
-    dist.all_gather_object(messages, said)
+    dist.all_gather_object(messages, _said(failure))
     failed = [f"rank {rank}: {message}" for rank, message in enumerate(messages) if message]
     if failed:
         raise TrainingStopped(f"{what} failed on {'; '.join(failed)}") from failure
     return result  # type: ignore[return-value]
+
+
+def _said(failure: Exception | None) -> str | None:
+    if failure is None:
+        return None
+    if isinstance(failure, RefusedInput | TrainingStopped):  # a sentence already
+        return str(failure)
+    return f"{type(failure).__name__}: {failure}"

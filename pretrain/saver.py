@@ -7,6 +7,7 @@ one save is in flight.
 
 from __future__ import annotations
 
+import io
 import logging
 import time
 from collections.abc import Mapping
@@ -93,13 +94,16 @@ class Saver:
         assert self._in_flight is None, "one save at a time"
         began = time.monotonic()
         store, temporary = self._store, self._store.temporary_folder(step)
-        on_main(lambda: store.begin(step).name)
+        on_main(lambda: store.begin(step).name, _saving(step))
         tensors, starts = self._copy_to_host()
         metadata = {**metadata, "updates": self._state.updates_made()}
 
         def write() -> tuple[dict[str, FileFacts], float]:
             start = time.monotonic()
-            torch.save(rank_state, temporary / rank_file(self._rank))
+            # Not into the file by torch itself, which hides the reason if the disk is full.
+            content = io.BytesIO()
+            torch.save(rank_state, content)
+            (temporary / rank_file(self._rank)).write_bytes(content.getbuffer())
             write_state(temporary / state_file(self._rank), tensors, starts)
             names = (rank_file(self._rank), state_file(self._rank))
             return {name: flushed(temporary / name) for name in names}, time.monotonic() - start
@@ -120,14 +124,16 @@ class Saver:
         assert self._in_flight is not None, "nothing is being saved"
         began = time.monotonic()
         saving, self._in_flight = self._in_flight, None
-        what = f"saving the checkpoint of step {saving.step}"
-        files, write_seconds = together(what, saving.written.result)
+        files, write_seconds = together(_saving(saving.step), saving.written.result)
         everywhere: list[dict[str, FileFacts]] = [{}] * self._world_size
         dist.all_gather_object(everywhere, files)
         facts = {name: fact for own in everywhere for name, fact in own.items()}
         store, step = self._store, saving.step
         temporary = store.temporary_folder(step)
-        on_main(lambda: store.complete(temporary, step, saving.metadata, facts=facts).step)
+        on_main(
+            lambda: store.complete(temporary, step, saving.metadata, facts=facts).step,
+            _saving(step),
+        )
         return step, SaveTimes(saving.stall + time.monotonic() - began, write_seconds)
 
     def _copy_to_host(self) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
@@ -144,3 +150,7 @@ class Saver:
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()  # the copies must end before the next update
         return copies, starts
+
+
+def _saving(step: int) -> str:
+    return f"saving the checkpoint of step {step}"

@@ -93,6 +93,8 @@ class CheckpointStore:
         for leftover in sorted(self.folder.glob("tmp-*")):
             logger.warning("removing %s, left behind by an interrupted save", leftover)
             shutil.rmtree(leftover)
+        for leftover in self.folder.glob(f".{LATEST}.*"):
+            leftover.unlink()
         temporary = self.temporary_folder(step)
         temporary.mkdir()
         return temporary

@@ -7,6 +7,7 @@ a reader (or a crash) never sees half of one.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ from filelock import FileLock, Timeout
 from configs.durable_files import write_atomically
 from configs.errors import RefusedInput
 from configs.schema import ResumeChoice
+
+logger = logging.getLogger(__name__)
 
 RunState = Literal["running", "saved", "finished", "failed"]
 
@@ -67,9 +70,21 @@ class RunFolder:
         return bool(self.status()) or self.has_checkpoint()
 
     def write_status(self, state: RunState, step: int, **details: Any) -> None:
-        """Write status.json: the truth about the run, whatever a launcher's exit code says."""
+        """Write status.json: the truth about the run, whatever a launcher's exit code says.
+
+        A full disk is reported and otherwise left to what must be saved: this file alone is no
+        reason to end a run, nor may it hide why one ended.
+
+        Raises:
+            OSError: The run is finished, which has to be known, and that cannot be written.
+        """
         record = {"state": state, "step": step, "time": _now(), **details}
-        self._write_json("status.json", record)
+        try:
+            self._write_json("status.json", record)
+        except OSError as error:
+            if state == "finished":
+                raise
+            logger.error("cannot write %s: %s", self.path / "status.json", error)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json: what the run came to."""
