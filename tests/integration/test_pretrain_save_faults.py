@@ -41,8 +41,17 @@ def outcomes(tmp_path_factory):
     bounds, inherited = OBEY_PERMISSIONS
     try:
         ended = subprocess.run(
-            ["setpriv", "--bounding-set", bounds, "--inh-caps", inherited, sys.executable, DRIVER]
-            + [disk, *options({"data.train": train})],
+            [
+                "setpriv",
+                "--bounding-set",
+                bounds,
+                "--inh-caps",
+                inherited,
+                sys.executable,
+                DRIVER,
+                disk,
+                *options({"data.train": train}),
+            ],
             env=environment(),
             capture_output=True,
             text=True,
