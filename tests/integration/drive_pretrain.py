@@ -3,6 +3,7 @@
     drive_pretrain.py '{"signal": "SIGTERM", "after_step": 6, "on_rank": 1}' OPTIONS...
 
 Keys: `signal`, `after_step`, `on_rank`: send this process a signal when it has made that step.
+`signal`, `before`, `on_rank`: the same when that function ("module:name") is first called.
 `nan_at_step`, `on_rank`: spoil the loss of that step. `resave`: folder into which the state is
 saved again before the first step. `record`: folder for what each step was
 trained on, a file per rank with (step, rows, digest of the bytes) lines. `record_inputs`: the
@@ -11,6 +12,7 @@ same for what the model sees of each position, after mixup.
 
 # ruff: noqa: E402 (the path is set before anything of ours is imported)
 import hashlib
+import importlib
 import json
 import os
 import signal
@@ -44,6 +46,20 @@ def signal_after_step(train_step):
             os.kill(os.getpid(), getattr(signal, drive["signal"]))
 
     return driven
+
+
+def signal_before(place):
+    module_name, name = place.split(":")
+    module = importlib.import_module(module_name)
+    plain = getattr(module, name)
+
+    def driven(*arguments, **options):
+        setattr(module, name, plain)
+        if is_driven:
+            os.kill(os.getpid(), getattr(signal, drive["signal"]))
+        return plain(*arguments, **options)
+
+    setattr(module, name, driven)
 
 
 def spoil(loss_of):
@@ -109,7 +125,9 @@ def resave(train):
     return driven
 
 
-if "signal" in drive:
+if "before" in drive:
+    signal_before(drive["before"])
+if "after_step" in drive:
     pretrain.loop.train_step = signal_after_step(pretrain.loop.train_step)
 if "nan_at_step" in drive:
     pretrain.step._loss = spoil(pretrain.step._loss)

@@ -19,7 +19,7 @@ OBEY_PERMISSIONS = ("-dac_override,-dac_read_search",) * 2
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.slow,
+    pytest.mark.soak,
     pytest.mark.timeout(1000),
     pytest.mark.skipif(
         os.geteuid() != 0 or not shutil.which("setpriv"),
