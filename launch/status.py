@@ -16,11 +16,13 @@ from typing import Any
 
 from configs.command_line import EXIT_FINISHED, run_command
 from configs.errors import RefusedInput
+from launch.submission.folder import FOLDER, RECORD_FILE, read_record
 from tracking.journal import read_rows
 from tracking.metric_names import TRAIN_LOSS
 from training.run_folder import RunFolder
 
 RUNS = Path("runs")
+RECORD = f"{FOLDER}/{RECORD_FILE}"
 # Rows of the journal that the remaining time is judged by: a few logging intervals.
 _RECENT_ROWS = 10
 
@@ -37,7 +39,7 @@ def describe(folder: Path, now: datetime) -> dict[str, Any]:
         "loss" (None before the first log line), "error" (None unless failed), "restarts",
         "seconds_since_update".
     """
-    status = RunFolder(folder).status()
+    status = RunFolder(folder).status() or _submitted(folder)
     total, step = status.get("total_steps"), int(status.get("step", 0))
     resumed = status.get("resumed_from_steps", [])
     # Time that passed between two processes is none of the pace.
@@ -53,10 +55,18 @@ def describe(folder: Path, now: datetime) -> dict[str, Any]:
         "total_steps": total,
         "seconds_left": left,
         "loss": loss,
-        "error": status.get("reason") if status.get("state") == "failed" else None,
+        "error": status.get("reason", status.get("error"))
+        if status.get("state") == "failed"
+        else None,
         "restarts": len(resumed),
         "seconds_since_update": _age(status.get("time"), now),
     }
+
+
+def _submitted(folder: Path) -> dict[str, Any]:
+    """What stands for the status of a run that waits in Slurm's queue for its first start."""
+    record = read_record(folder)
+    return {"state": "submitted", "time": record.get("time")} if record else {}
 
 
 def _journal(folder: Path, since: int) -> tuple[list[tuple[int, int]], float | str | None]:
@@ -89,9 +99,13 @@ def find_runs(given: Sequence[Path]) -> list[Path]:
         RefusedInput: One holds no run, or there are none.
     """
     for folder in given:
-        if not (folder / "status.json").is_file():
+        if not (folder / "status.json").is_file() and not read_record(folder):
             raise RefusedInput(f"{folder}: holds no status.json; give the folder of a run")
-    found = list(given) or sorted(path.parent for path in RUNS.glob("*/status.json"))
+    # A sweep keeps its runs in a folder of their own.
+    levels = ("*/", "*/*/")
+    started = {path.parent for at in levels for path in RUNS.glob(f"{at}status.json")}
+    waiting = {path.parents[1] for at in levels for path in RUNS.glob(f"{at}{RECORD}")}
+    found = list(given) or sorted(started | waiting)
     if not found:
         raise RefusedInput(f"{RUNS}/ holds no run; give the folder of one")
     return found

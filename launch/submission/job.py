@@ -12,15 +12,12 @@ from configs.load import load_config
 from configs.schema import FinetuneConfig, PretrainConfig
 from finetune.options import task_config_file
 from finetune.tasks import TASKS
+from launch.submission.folder import CONFIG_FILE, FOLDER
 from launch.submission.options import SubmitOptions
 from launch.submission.site import SiteConfig
 from launch.submission.sweep import members
 
 AnyConfig = TypeVar("AnyConfig", PretrainConfig, FinetuneConfig, covariant=True)
-
-# Files of a submission, in each run's folder; the script and the logs are in the first one's.
-FOLDER = "slurm"
-CONFIG_FILE = "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,8 @@ class Job(Generic[AnyConfig]):
         runs: One, or the tasks of a job array in their order.
         is_array: Whether it is a job array, be it of one task.
         array_limit: Tasks at a time; None for all.
-        folder: Where script and logs go.
+        folder: Where script and logs go: that of the run, of all pretraining runs of a sweep, or of
+            the run whose weights are finetuned.
         nodes: Machines of each run.
         gpus_per_node: GPUs of each machine.
         ranks_per_node: Processes of each machine.
@@ -151,7 +149,7 @@ def _finetuning(pretraining: Run[PretrainConfig], options: SubmitOptions) -> Job
     runs = tuple(
         Run(
             folder.with_name(f"finetune-{task}-{folder.name}"),
-            _finetune_config(task, folder, options.finetune_options),
+            _finetune_config(task, pretraining, options.finetune_options),
         )
         for task in options.tasks
     )
@@ -171,9 +169,16 @@ def _finetuning(pretraining: Run[PretrainConfig], options: SubmitOptions) -> Job
     )
 
 
-def _finetune_config(task: str, pretrained: Path, words: Sequence[str]) -> FinetuneConfig:
+def _finetune_config(
+    task: str, pretraining: Run[PretrainConfig], words: Sequence[str]
+) -> FinetuneConfig:
     if task not in TASKS:
         raise RefusedInput(f"--tasks {task}: there is no such task; known: {', '.join(TASKS)}")
-    argv = ["--task", task, "--pretrained", str(pretrained), *words]
+    argv = ["--task", task, "--pretrained", str(pretraining.folder)]
+    # Both stages are compared in one place, so they report to the same, unless told otherwise.
+    tracking = pretraining.config.tracking
+    argv += [] if tracking.enabled else ["--tracking.no-enabled"]
+    argv += [] if tracking.uri is None else ["--tracking.uri", tracking.uri]
+    argv += words
     file = task_config_file(argv)
     return load_config(FinetuneConfig, argv, "finetune/run.py", default_file=file).config

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 from configs.errors import RefusedInput
-from launch.submission.job import FOLDER
+from launch.submission.folder import read_record
 
-RECORD_FILE = "submission.json"
 _PATIENCE_SECONDS = 120
 
 
@@ -65,15 +63,6 @@ def refuse_queued(folder: Path) -> None:
             )
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """What was last submitted for a run folder; empty if nothing was."""
-    try:
-        found = json.loads((folder / FOLDER / RECORD_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _state(job_id: str, name: str) -> str | None:
     """A job's state in the queue; None if it is not there, or the number is another job's now."""
     if shutil.which("squeue") is None:
@@ -86,9 +75,17 @@ def _state(job_id: str, name: str) -> str | None:
     return None
 
 
+def _environment() -> dict[str, str]:
+    """This process's, without what a job around it (salloc, say) set and the new one would get."""
+    kept = ("SLURM_CONF", "SLURM_CLUSTERS")
+    return {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in kept}
+
+
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_SECONDS)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=_PATIENCE_SECONDS, env=_environment()
+        )
     except subprocess.TimeoutExpired:
         raise RefusedInput(
             f"{command[0]} has not answered for {_PATIENCE_SECONDS} s; is the controller down?"

@@ -10,8 +10,8 @@ from typing import Any
 
 from configs.durable_files import write_atomically
 from configs.load import to_yaml
-from launch.submission.job import FOLDER, Job
-from launch.submission.queue import RECORD_FILE
+from launch.submission.folder import FOLDER, RECORD_FILE
+from launch.submission.job import Job
 from launch.submission.script import ROOT, render
 from launch.submission.site import SiteConfig
 from tracking.provenance import command_line, git_state

@@ -72,6 +72,21 @@ def test_a_loss_that_is_not_finite_and_a_damaged_status(run, capsys):
     assert "unknown" in text and "nan" in text
 
 
+def test_runs_in_the_queue_and_runs_of_a_sweep(run, capsys):
+    waiting = run.parent / "sweep" / "sweep-seed0"
+    (waiting / "slurm").mkdir(parents=True)
+    record = {"time": datetime.now().astimezone().isoformat()}
+    (waiting / "slurm" / "submission.json").write_text(json.dumps(record))
+    assert main(["--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["run"] for row in found] == ["runs/b16", "runs/sweep/sweep-seed0"]
+    assert found[1]["state"] == "submitted" and 0 <= found[1]["seconds_since_update"] < 60
+    RunFolder(waiting).write_status("failed", 3, error="as finetuning tells it")
+    assert main([str(waiting)]) == 0
+    text = capsys.readouterr().out
+    assert "failed" in text and "  as finetuning tells it" in text
+
+
 def test_what_is_no_run_is_refused(run, tmp_path, monkeypatch):
     with pytest.raises(RefusedInput, match=r"holds no status\.json"):
         main([str(tmp_path)])

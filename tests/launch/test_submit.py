@@ -73,6 +73,26 @@ def test_finetuning_is_chained_to_the_weights_of_its_pretraining(submit):
     assert record(folder)["jobs"][0]["job_id"] == "102_1"
 
 
+def test_finetuning_reports_to_where_its_pretraining_does(submit):
+    then = ("--then", "finetune", "--tasks", "digits")
+    file = ["--config", "my runs/finetune-digits-b16/slurm/config.yaml"]
+    submit(*then)  # the tiny run tracks nothing
+    assert load_config(FinetuneConfig, file, "test").config.tracking.enabled is False
+    uri = "http://mlflow:5000"
+    submit(*then, "--tracking.enabled", "--tracking.uri", uri)
+    tracking = load_config(FinetuneConfig, file, "test").config.tracking
+    assert (tracking.enabled, tracking.uri) == (True, uri)
+
+
+def test_what_a_job_around_it_set_does_not_reach_the_new_one(submit, monkeypatch, tmp_path):
+    for name in ("SLURM_MEM_PER_CPU", "SLURM_CONF"):
+        monkeypatch.setenv(name, "x")
+    played = {"sbatch": f"env | grep ^SLURM_ > {tmp_path}/seen; echo 5"}
+    monkeypatch.setenv("PATH", path_with(play(tmp_path / "other", played)))
+    submit()
+    assert (tmp_path / "seen").read_text() == "SLURM_CONF=x\n"
+
+
 def test_a_sweep_is_one_array_and_each_run_has_its_own_finetuning(submit):
     asked = submit(
         "--array", "seed=0-1", "optim.lr=0.001", "--array-limit", "1",
