@@ -26,10 +26,11 @@ from data_pipeline.output_folder import (
     building,
     discard_unfinished,
     finished_build,
+    stream_folder,
 )
-from data_pipeline.output_store import OutputStore, open_store
+from data_pipeline.output_store import LocalStore, OutputStore, open_store
 from data_pipeline.shard_plan import BuildOptions, num_stream_shards, plan_shards
-from data_pipeline.shard_record import WrittenShard
+from data_pipeline.shard_record import WrittenShards
 from data_pipeline.shard_writer import ShardJob, write_shard
 from data_pipeline.source_options import add_source_options, chosen_source, reader_options
 from data_pipeline.sources import READER_OPTIONS, SOURCES, Source, StreamSource, open_source
@@ -65,7 +66,7 @@ def build_dataset(
         discard_unfinished(open_store(output))
         return BuildSummary(output, manifest, already_built=True)
     with building(output, planned.description) as store:
-        shards = _write_shards(planned, store, range(planned.description.num_shards))
+        written = _write_shards(planned, store, None)
         finished = join_shards(store, planned.description)
     return BuildSummary(
         output=output,
@@ -73,9 +74,9 @@ def build_dataset(
         skipped=finished.skipped,
         changes=finished.changes,
         num_duplicates=finished.num_duplicates,
-        num_written=sum(shard.num_images for shard in shards if not shard.was_there),
+        num_written=written.num_images,
         seconds=time.perf_counter() - started,
-        notices=tuple(planned.source.notices()) if isinstance(planned.source, StreamSource) else (),
+        notices=written.notices,
     )
 
 
@@ -96,18 +97,13 @@ def build_part(
     """
     started = time.perf_counter()
     planned = _plan(source, input, split, options)
-    if isinstance(planned.source, StreamSource):
-        raise RefusedInput(
-            f"--part {part}: {planned.source.name} is read as a stream, from front to back, and "
-            "cannot be split; leave out --part"
-        )
     manifest = finished_build(output, planned.description.facts)
     if manifest is not None:
         return BuildSummary(output, manifest, already_built=True)
     with building(output, planned.description, part) as store:
-        numbers = [number for number in range(len(planned.shards)) if part.holds(number)]
-        shards = _write_shards(planned, store, numbers)
-    return PartSummary(output, part, tuple(shards), time.perf_counter() - started)
+        written = _write_shards(planned, store, part)
+    seconds = time.perf_counter() - started
+    return PartSummary(output, part, tuple(written.shards), seconds, written.notices)
 
 
 @dataclass(frozen=True)
@@ -166,16 +162,28 @@ def _describe_build(
     }
 
 
-def _write_shards(
-    planned: _PlannedBuild, store: OutputStore, numbers: Sequence[int]
-) -> list[WrittenShard]:
-    """Write some of the shards into `store`, unless they are there."""
+def _write_shards(planned: _PlannedBuild, store: OutputStore, part: Part | None) -> WrittenShards:
+    """Write the shards, or those of a part, into `store`, unless they are there."""
+    all_numbers = range(planned.description.num_shards)
+    numbers = [number for number in all_numbers if part is None or part.holds(number)]
+    named = names_already_given(store, planned.description)
+    if isinstance(planned.source, StreamSource):
+        growth = _growth_folder(planned, store, part)
+        wanted = {number: named.get(number) for number in numbers}
+        return write_stream(planned.source, planned.options, store, growth, wanted)
+    return _write_listed(planned, planned.source, store, numbers, named)
+
+
+def _write_listed(
+    planned: _PlannedBuild,
+    source: Source,
+    store: OutputStore,
+    numbers: Sequence[int],
+    named: dict[int, str],
+) -> WrittenShards:
     from tqdm import tqdm
 
-    options, source = planned.options, planned.source
-    named = names_already_given(store, planned.description)
-    if isinstance(source, StreamSource):
-        return write_stream(source, options, store, len(numbers), named)
+    options = planned.options
     jobs = (_job(planned, source, store, number, named.get(number)) for number in numbers)
     num_workers = min(options.workers or num_usable_cores(), max(len(numbers), 1))
     num_images = sum(len(planned.shards[number]) for number in numbers)
@@ -186,7 +194,21 @@ def _write_shards(
         for shard in run_jobs(write_shard, jobs, num_workers):
             written.append(shard)
             bar.update(shard.num_images + len(shard.skipped))
-    return written
+    return WrittenShards(written, sum(s.num_images for s in written if not s.was_there))
+
+
+def _growth_folder(planned: _PlannedBuild, store: OutputStore, part: Part | None) -> Path:
+    """Where the shards of a stream grow: the same for every start of this build or part."""
+    folder, scratch = stream_folder(part), planned.options.scratch
+    if scratch is not None:
+        return scratch / f"{planned.description.digest(store)}-{Path(folder).name}"
+    if isinstance(store, LocalStore):
+        return store.root / folder
+    raise RefusedInput(
+        f"--output {store.where}: {planned.source.name} is read as a stream, whose shards grow "
+        "together before they are uploaded; say with --scratch DIR where, with room for all of "
+        "them (or for those of a --part)"
+    )
 
 
 def _job(
@@ -224,15 +246,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--no-shuffle", action="store_true", help="keep the source's order")
     add("--part", metavar="I/N", help="write only this share of the shards, from 1/N to N/N")
     _add_recipe(parser)
-    add = parser.add_argument_group("of a source that is read as a stream").add_argument
-    add("--shards", type=int, metavar="N", help="number of shards, in place of another cut")
-    add(
-        "--buffer-bytes",
-        type=int,
-        default=BuildOptions.buffer_bytes,
-        metavar="N",
-        help="what may wait in memory to be written (default %(default)s); more means fewer writes",
-    )
     add_source_options(parser)
     return parser.parse_args(argv)
 
@@ -263,7 +276,7 @@ def main(argv: Sequence[str]) -> int:
     output = options.output if "://" in options.output else Path(options.output)
     where = (chosen_source(options), options.input, options.split, output)
     names = ["shard_images", "shard_bytes", "workers", "seed", "shards", "buffer_bytes"]
-    names += ["max_side", "quality", "chroma", "check", "keep_broken"]
+    names += ["max_side", "quality", "chroma", "check", "keep_broken", "scratch"]
     settings = {name: getattr(options, name) for name in names} | reader_options(options)
     settings["shuffle"] = not options.no_shuffle
     if options.part is None:

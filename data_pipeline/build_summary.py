@@ -67,15 +67,18 @@ class PartSummary:
     part: Part
     shards: tuple[WrittenShard, ...]
     seconds: float
+    notices: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """The summary, two lines."""
+        """The summary, two lines and the notices."""
         images = sum(shard.num_images for shard in self.shards)
         skipped = sum(len(shard.skipped) for shard in self.shards)
         earlier = sum(shard.was_there for shard in self.shards)
         there = f", {earlier} of them by an earlier start" if earlier else ""
-        return (
+        lines = [
             f"part {self.part}: {len(self.shards):,} shards with {images:,} images are written in "
-            f"{self.output}{there}; {skipped:,} files were left out; {self.seconds:.1f} s\n"
-            f"  when all parts are: python -m data_pipeline.merge {self.output}"
-        )
+            f"{self.output}{there}; {skipped:,} files were left out; {self.seconds:.1f} s",
+            *(f"  {notice}" for notice in self.notices),
+            f"  when all parts are: python -m data_pipeline.merge {self.output}",
+        ]
+        return "\n".join(lines)

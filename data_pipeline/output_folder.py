@@ -1,11 +1,13 @@
 """The folder that a build writes into: never someone else's, never half a dataset.
 
 Shards are written in `OUTPUT/.building/`, each with a record, and get their names when all are
-there; the manifest comes last. A build that was interrupted is gone on with from its records.
+there; the manifest comes last. A build that was interrupted is gone on with from its records, and
+one of a stream from what grows in `OUTPUT/.building/stream/`, or `stream-I-of-N/` of a part.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -21,10 +23,12 @@ from configs.errors import RefusedInput
 from data_pipeline.manifest import INDEX_FILE, MANIFEST_FILE, Manifest
 from data_pipeline.output_store import OutputStore, open_store
 from data_pipeline.shard_record import BUILDING_FOLDER, SkippedFile, count_records
+from data_pipeline.stream_journal import PROGRESS_FILE
 
 SKIPPED_FILE = "skipped.jsonl"
 _DESCRIPTION_FILE = f"{BUILDING_FOLDER}/build.json"
 _LOCK = f"{BUILDING_FOLDER}/lock"
+_STREAM_FOLDER = "stream"
 _BEGIN_SECONDS = 30
 _REASONS_SHOWN = 10
 _SHARD_NAME = re.compile(r"[\w-]+-\d{6}\.tar")
@@ -50,6 +54,11 @@ class BuildDescription:
     def save(self, store: OutputStore) -> None:
         """Write it; raises OSError."""
         store.write(_DESCRIPTION_FILE, json.dumps(asdict(self), ensure_ascii=False).encode())
+
+    def digest(self, store: OutputStore) -> str:
+        """A name (hex) for this build into this store, for what lies outside of it."""
+        text = f"{store.where}\n{json.dumps(asdict(self), sort_keys=True)}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @classmethod
     def load(cls, store: OutputStore) -> BuildDescription | None:
@@ -83,6 +92,10 @@ class Part:
     def holds(self, shard_number: int) -> bool:
         """Whether a shard of the plan belongs to this part."""
         return shard_number % self.count == self.number - 1
+
+    def belongs(self) -> str:
+        """What the names of its own files end in."""
+        return f"-{self.number}-of-{self.count}"
 
     def __str__(self) -> str:
         """The part as it is given: 3/8."""
@@ -171,12 +184,14 @@ def building(
             with nullcontext() if part is None else store.lock(_LOCK, _BEGIN_SECONDS):
                 if description is not None:
                     _begin(store, description, part)
+                    if part is None:
+                        _take_over(store)
                 _sweep(store, part)
             try:
                 yield store
             except BaseException:
                 # Other parts may have begun; a whole build without a finished shard leaves nothing.
-                if part is None and not count_records(store):
+                if part is None and not _has_begun(store):
                     discard_unfinished(store)
                 raise
     except Timeout:
@@ -190,6 +205,11 @@ def building(
         ) from error
 
 
+def stream_folder(part: Part | None) -> str:
+    """Where the unfinished shards of a stream grow, in the output folder."""
+    return f"{BUILDING_FOLDER}/{_STREAM_FOLDER}{'' if part is None else part.belongs()}"
+
+
 def discard_unfinished(store: OutputStore) -> None:
     """Remove all that a build needs until it is finished; raises OSError."""
     store.remove(BUILDING_FOLDER)
@@ -198,7 +218,7 @@ def discard_unfinished(store: OutputStore) -> None:
 @contextmanager
 def _locked(store: OutputStore, part: Part | None) -> Iterator[None]:
     """Exclude other builds here; of parts, only the same one. Locks go with their process."""
-    own = _LOCK if part is None else f"{_LOCK}-{part.number}-of-{part.count}"
+    own = _LOCK if part is None else f"{_LOCK}{part.belongs()}"
     with ExitStack() as held:
         held.enter_context(store.lock(own, 0))
         if part is None:
@@ -213,7 +233,9 @@ def _begin(store: OutputStore, description: BuildDescription, part: Part | None)
     there = BuildDescription.load(store)
     if there == description:
         return
-    if count_records(store) and (there is not None or part is not None):
+    # Another part may be at its first shards still, so a part never begins over a description.
+    signs = (there is not None, _has_begun(store))
+    if all(signs) or (part is not None and any(signs)):
         raise RefusedInput(_why_not_to_go_on(store, there, description))
     if part is None:
         for name in store.sizes():
@@ -223,6 +245,13 @@ def _begin(store: OutputStore, description: BuildDescription, part: Part | None)
             if not name.startswith("lock"):
                 store.remove(f"{BUILDING_FOLDER}/{name}")
     description.save(store)
+
+
+def _has_begun(store: OutputStore) -> bool:
+    """Whether there is something that a build can go on from."""
+    names = [name for name in store.sizes(BUILDING_FOLDER) if name.startswith(_STREAM_FOLDER)]
+    is_read = any(store.size(f"{BUILDING_FOLDER}/{name}/{PROGRESS_FILE}") for name in names)
+    return is_read or count_records(store) > 0
 
 
 def _why_not_to_go_on(
@@ -248,6 +277,13 @@ def _sweep(store: OutputStore, part: Part | None) -> None:
     for name in store.sizes(BUILDING_FOLDER):
         found = _STAGED.fullmatch(name)
         if found and (part is None or part.holds(int(found[1]))):
+            store.remove(f"{BUILDING_FOLDER}/{name}")
+
+
+def _take_over(store: OutputStore) -> None:
+    """Remove what parts of a stream left unfinished: a build without parts writes it itself."""
+    for name in store.sizes(BUILDING_FOLDER):
+        if name.startswith(f"{_STREAM_FOLDER}-"):
             store.remove(f"{BUILDING_FOLDER}/{name}")
 
 

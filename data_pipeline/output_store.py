@@ -6,6 +6,7 @@ object store shows an upload once it is committed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -22,6 +23,7 @@ from configs.durable_files import flush_to_disk
 from configs.errors import RefusedInput
 
 _PARTIAL = ".partial"
+_COPIED_AT_ONCE_BYTES = 1 << 20
 
 
 class OutputStore(Protocol):
@@ -58,6 +60,9 @@ class OutputStore(Protocol):
 
     def move(self, names: Sequence[tuple[str, str]]) -> None:
         """Give files, named first, other names; files that have those are replaced."""
+
+    def take(self, path: Path, name: str) -> None:
+        """Give a file on disk this name here; it is gone from where it was."""
 
     def remove(self, name: str) -> None:
         """Remove a file or a folder, if it is there."""
@@ -106,9 +111,10 @@ class LocalStore:
         temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{_PARTIAL}")
         temporary.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # Unbuffered: the writers below hand over large blocks.
-            with open(temporary, "wb", buffering=0) as file:
+            # Buffered, because a raw write takes less than it is given as a disk fills up.
+            with open(temporary, "wb") as file:
                 yield file
+                file.flush()
                 if durable:
                     os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -154,6 +160,18 @@ class LocalStore:
         """Rename files within the folder."""
         for name, target in names:
             os.replace(self.root / name, self.root / target)
+
+    def take(self, path: Path, name: str) -> None:
+        """Rename a file; one of another file system is copied."""
+        try:
+            os.replace(path, self.root / name)
+            return
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+        with open(path, "rb") as source, self.create(name) as file:
+            shutil.copyfileobj(source, file, _COPIED_AT_ONCE_BYTES)
+        path.unlink()
 
     def remove(self, name: str) -> None:
         """Remove a file or a folder with all its files."""

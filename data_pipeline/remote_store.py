@@ -117,6 +117,13 @@ class RemoteStore:
         with ThreadPoolExecutor(_COPIES_AT_ONCE) as threads:
             list(threads.map(move_one, names))
 
+    def take(self, path: Path, name: str) -> None:
+        """Upload a file, in parts if it is large, and remove it."""
+        files, root = self.open_files()
+        with _as_os_errors(f"{self.url}/{name}"):
+            files.put_file(str(path), f"{root}/{name}")
+        path.unlink()
+
     def remove(self, name: str) -> None:
         """Remove an object, or all below a prefix."""
         files, root = self.open_files()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,8 @@ class BuildOptions(ImageRecipe):
     `shard_images` (1000 unless `shard_bytes` is given) or `shard_bytes`, the largest size of a tar,
     cut the shards; `workers` processes write them (None: one per core); `seed` shuffles the images
     over all shards unless `shuffle` is off; `progress` shows a bar on a terminal. Of a stream only:
-    `shards`, their number, cuts too; at most `buffer_bytes` wait in memory to be written.
+    `shards`, their number, cuts too; at most `buffer_bytes` wait in memory to be written; shards
+    grow in `scratch` where the output is no folder.
     """
 
     shard_images: int | None = None
@@ -38,6 +40,7 @@ class BuildOptions(ImageRecipe):
     progress: bool = True
     shards: int | None = None
     buffer_bytes: int = _DEFAULT_BUFFER_BYTES
+    scratch: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no shards."""
@@ -70,6 +73,11 @@ def plan_shards(source: Source, options: BuildOptions) -> list[NDArray[np.int64]
         raise RefusedInput(
             f"--shards {options.shards}: {source.name} is a listing, not a stream; cut it by "
             "--shard-images or --shard-bytes"
+        )
+    if options.scratch is not None:
+        raise RefusedInput(
+            f"--scratch {options.scratch}: {source.name} is a listing, not a stream; its shards "
+            "are written one by one and need no such folder"
         )
     num_images = len(source.labels)
     rows = np.arange(num_images, dtype=np.int64)

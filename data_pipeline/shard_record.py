@@ -48,8 +48,23 @@ class WrittenShard:
 
 
 @dataclass(frozen=True)
+class WrittenShards:
+    """Shards that are finished; `num_images` of theirs were written by this start.
+
+    `notices` are what the source had to say; a stream that did not have to be read says nothing.
+    """
+
+    shards: list[WrittenShard]
+    num_images: int = 0
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ShardRecord:
-    """A finished shard and its rows of the index, with `shard` still 0 and a column `content`."""
+    """A finished shard and its rows of the index, with a column `content`.
+
+    What the column `shard` says becomes true when all shards are joined.
+    """
 
     shard: WrittenShard
     table: pa.Table
@@ -99,9 +114,16 @@ def find_finished(store: OutputStore, number: int, named: str | None) -> Written
     return None
 
 
+def recorded_numbers(store: OutputStore) -> set[int]:
+    """Shards of the plan with a record."""
+    names = store.sizes(BUILDING_FOLDER)
+    stems = (name.removesuffix(_RECORD_END) for name in names if name.endswith(_RECORD_END))
+    return {int(stem) for stem in stems if stem.isdigit()}
+
+
 def count_records(store: OutputStore) -> int:
     """Number of shards with a record."""
-    return sum(name.endswith(_RECORD_END) for name in store.sizes(BUILDING_FOLDER))
+    return len(recorded_numbers(store))
 
 
 def _record_name(number: int) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import RefusedInput
+from data_pipeline.shard_plan import BuildOptions
 from data_pipeline.sources import (
     READER_OPTIONS,
     FractalOptions,
@@ -19,7 +20,23 @@ _FRACTAL_PREFIX = "fractal_"
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
-    """Add groups of options for imagenet-21k, open-images, parquet and fractals."""
+    """Add groups of options for streams, imagenet-21k, open-images, parquet and fractals."""
+    add = parser.add_argument_group("of a source that is read as a stream").add_argument
+    add("--shards", type=int, metavar="N", help="number of shards, in place of another cut")
+    add(
+        "--buffer-bytes",
+        type=int,
+        default=BuildOptions.buffer_bytes,
+        metavar="N",
+        help="what may wait in memory to be written (default %(default)s); more means fewer "
+        "writes, and more to do again after a kill",
+    )
+    add(
+        "--scratch",
+        type=Path,
+        metavar="DIR",
+        help="where shards grow until they are finished (default: in --output; needed for a URL)",
+    )
     add = parser.add_argument_group("only with --source imagenet-21k or open-images").add_argument
     add(
         "--classes",

@@ -2,79 +2,86 @@
 
 A stream is sorted by class and cannot be shuffled as a list, so each image goes to a shard drawn by
 seed and running number. What waits to be written is bounded in bytes, not in images; when it is
-full, every shard gets its part, so a larger buffer means fewer, longer writes.
-
-All shards end together, so a stream that is interrupted begins anew.
+full, every shard gets its part, so a larger buffer means fewer, longer writes. From each of these
+moments a killed build goes on (growing_shards.py).
 """
 
 from __future__ import annotations
 
-import os
+import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from tqdm import tqdm
 
-from configs.errors import RefusedInput
+from data_pipeline.growing_shards import LOCK_FILE, GrowingShards
 from data_pipeline.label_sets import LabelSet
 from data_pipeline.order import random_generator
 from data_pipeline.output_store import LocalStore, OutputStore
 from data_pipeline.prepare_image import ImageRecipe, PreparedImage, prepare_content
-from data_pipeline.shard_plan import BuildOptions
-from data_pipeline.shard_record import WrittenShard, find_finished, staged_tar
-from data_pipeline.shard_samples import ShardSamples
-from data_pipeline.sources.stream_source import StreamedImage, StreamSource
+from data_pipeline.shard_plan import BuildOptions, num_stream_shards
+from data_pipeline.shard_record import (
+    WrittenShard,
+    WrittenShards,
+    find_finished,
+    recorded_numbers,
+)
+from data_pipeline.sources.read_ahead import read_ahead
+from data_pipeline.sources.stream_source import DamagedSource, StreamedImage, StreamSource
 from data_pipeline.worker_processes import num_usable_cores, run_jobs_in_order
 
 _DRAWN_AT_ONCE = 65_536
 # Images that a worker process gets at a time; more only wait in memory.
 _SENT_AT_ONCE = 16
+_REQUESTS_AT_ONCE = 16
 
 
 def write_stream(
     source: StreamSource,
     options: BuildOptions,
     store: OutputStore,
-    num_shards: int,
-    named: dict[int, str],
-) -> list[WrittenShard]:
-    """Read the stream once and write its shards and their records, unless all are there.
+    growth: Path,
+    wanted: dict[int, str | None],
+) -> WrittenShards:
+    """Read the stream once and write some of its shards with their records.
 
-    `named` are names that an earlier start gave to finished shards.
+    Args:
+        source: the stream.
+        options: how it is cut into shards, and what is done with its images.
+        store: where finished shards go.
+        growth: folder for shards that are not finished, of this build and these shards alone.
+        wanted: numbers of the shards, with names that an earlier start may have given them; those
+            that are there are left alone.
 
     Raises:
-        RefusedInput: A file of the source is damaged, or the output is not a local folder.
+        DamagedSource: A file of the source is damaged; nothing of its images is kept.
+        RefusedInput: A file of the source cannot be read.
+        filelock.Timeout: Another process writes to `growth`.
         OSError: A shard cannot be written.
     """
-    finished = [find_finished(store, number, name) for number, name in named.items()]
-    there = [shard for shard in finished if shard is not None]
-    if len(there) == num_shards:
-        return there
-    if not isinstance(store, LocalStore):
-        raise RefusedInput(
-            f"--output {store.where}: {source.name} is read as a stream, whose shards grow "
-            "together and cannot be uploaded before the end; build into a folder, then copy that"
-        )
-    shards = [_GrowingShard(store.root / staged_tar(n), options) for n in range(num_shards)]
-    numbers = shard_numbers(num_shards, options.seed)
-    waiting_bytes = 0
-    # None switches the bar off where standard error is not a terminal.
-    disable = None if options.progress else True
-    images = tqdm(source.stream(), total=source.num_images, unit=" images", disable=disable)
-    prepared = _prepared(images, options)
-    for row, ((label, where, image), number) in enumerate(zip(prepared, numbers, strict=False)):
-        samples = shards[number].samples
-        before = samples.tar.num_bytes
-        samples.add(row, label, where, image)
-        waiting_bytes += samples.tar.num_bytes - before
-        if waiting_bytes > options.buffer_bytes:
-            for shard in shards:
-                shard.samples.tar.flush()
-            waiting_bytes = 0
-    return [shard.finish(number, store) for number, shard in enumerate(shards)]
+    there = _finished(store, wanted)
+    missing = [number for number in wanted if number not in there]
+    if not missing:
+        shutil.rmtree(growth, ignore_errors=True)
+        return WrittenShards([*there.values()])
+    growth.mkdir(parents=True, exist_ok=True)
+    with FileLock(growth / LOCK_FILE, timeout=0):
+        shards = GrowingShards(growth, missing)
+        if not shards.progress.is_complete:
+            try:
+                _fill(shards, source, options)
+            except DamagedSource:
+                shutil.rmtree(growth, ignore_errors=True)
+                raise
+        written = list(shards.finish(store))
+        shutil.rmtree(growth, ignore_errors=True)
+    done = sorted([*there.values(), *written], key=lambda shard: shard.number)
+    return WrittenShards(done, shards.num_added, shards.progress.notices)
 
 
 def shard_numbers(num_shards: int, seed: int) -> Iterator[int]:
@@ -84,53 +91,82 @@ def shard_numbers(num_shards: int, seed: int) -> Iterator[int]:
         yield from (bits.random_raw(_DRAWN_AT_ONCE) % np.uint64(num_shards)).tolist()
 
 
-class _GrowingShard:
-    """A shard that is written in turns; between them no file is open."""
+def _finished(store: OutputStore, wanted: dict[int, str | None]) -> dict[int, WrittenShard]:
+    """The shards that an earlier start finished, by number."""
+    recorded = sorted(wanted.keys() & recorded_numbers(store))
+    # Here they are read and hashed; in an object store each is a request that waits.
+    is_local = isinstance(store, LocalStore)
+    num_threads = num_usable_cores() if is_local else _REQUESTS_AT_ONCE
+    found = read_ahead(lambda n: find_finished(store, n, wanted[n]), recorded, num_threads)
+    return {shard.number: shard for shard in found if shard is not None}
 
-    def __init__(self, path: Path, options: BuildOptions) -> None:
-        self._path = path
-        self._growing = path.with_name(f"{path.name}.growing.partial")
-        self._growing.unlink(missing_ok=True)
-        # One buffer for all shards is counted above, so none writes by itself.
-        self.samples = ShardSamples(self, buffer_bytes=options.buffer_bytes + 1)
 
-    def write(self, data: bytes) -> int:
-        """Append to the file; that is all of a file that writing a tar needs."""
-        with open(self._growing, "ab", buffering=0) as file:
-            return file.write(data)
+@dataclass(frozen=True)
+class _Sample:
+    """An image on its way to its shard; `content` is its file, or why there is none."""
 
-    def finish(self, number: int, store: OutputStore) -> WrittenShard:
-        """Write the rest, the end of the archive, and the record."""
-        record = self.samples.finish(number)
-        os.replace(self._growing, self._path)
-        record.save(store)
-        return record.shard
+    row: int
+    shard: int
+    label: int | LabelSet
+    where: str
+    content: bytes | OSError
+
+
+def _fill(shards: GrowingShards, source: StreamSource, options: BuildOptions) -> None:
+    """Send the rest of the stream to the shards."""
+    position = shards.progress.position
+    images = tqdm(
+        source.stream(position),
+        initial=position,
+        total=source.num_images,
+        unit=" images",
+        # None switches the bar off where standard error is not a terminal.
+        disable=None if options.progress else True,
+    )
+    numbers = shard_numbers(num_stream_shards(source, options), options.seed)
+    numbered = zip(images, islice(numbers, position, None), strict=False)
+    for sample, image in _prepared(_samples(numbered, position, shards), options):
+        shards.add(sample.shard, sample.row, sample.label, sample.where, image)
+        position = sample.row + 1
+        if shards.waiting_bytes > options.buffer_bytes:
+            shards.checkpoint(position)
+    shards.checkpoint(position, end=source.notices())
+
+
+def _samples(
+    numbered: Iterable[tuple[StreamedImage, int]], start: int, shards: GrowingShards
+) -> Iterator[_Sample]:
+    """The images of these shards; the files of others are not read."""
+    for row, (image, number) in enumerate(numbered, start):
+        if number in shards:
+            yield _Sample(row, number, image.label, image.where, _content(image))
 
 
 def _prepared(
-    images: Iterable[StreamedImage], options: BuildOptions
-) -> Iterator[tuple[int | LabelSet, str, PreparedImage | str]]:
-    """Label, origin and image of the stream in its order.
+    samples: Iterable[_Sample], options: BuildOptions
+) -> Iterator[tuple[_Sample, PreparedImage | str]]:
+    """The images as they go into the shards, in their order.
 
     Worker processes decode where nearly every image has to be; to send them images that are only
     copied would cost more than it saves.
     """
     num_workers = (options.workers or num_usable_cores()) if options.decodes_all else 1
     prepare = partial(_prepare_some, recipe=options)
-    for some in run_jobs_in_order(prepare, _batched(images), num_workers):
+    for some in run_jobs_in_order(prepare, _batched(samples), num_workers):
         yield from some
 
 
 def _prepare_some(
-    images: list[StreamedImage], recipe: ImageRecipe
-) -> list[tuple[int | LabelSet, str, PreparedImage | str]]:
+    samples: list[_Sample], recipe: ImageRecipe
+) -> list[tuple[_Sample, PreparedImage | str]]:
     return [
-        (image.label, image.where, prepare_content(_content(image), recipe)) for image in images
+        (replace(sample, content=b""), prepare_content(sample.content, recipe))
+        for sample in samples
     ]
 
 
-def _batched(images: Iterable[StreamedImage]) -> Iterator[list[StreamedImage]]:
-    rest = iter(images)
+def _batched(samples: Iterable[_Sample]) -> Iterator[list[_Sample]]:
+    rest = iter(samples)
     while batch := list(islice(rest, _SENT_AT_ONCE)):
         yield batch
 

@@ -75,6 +75,11 @@ class ShardTar:
         self.num_buffered = 0
         self.num_bytes = 0
 
+    def go_on(self, num_bytes: int, digest: hashlib._Hash) -> None:
+        """Take it that `num_bytes` with this digest lie in the file already."""
+        self.num_bytes = num_bytes
+        self._digest = digest.copy()
+
     def add(self, key: str, *members: tuple[str, bytes]) -> int:
         """Append a sample, its members as (extension, content); gives the offset of the last one.
 

@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import RefusedInput
+from data_pipeline.sources.input_files import InputFile
+from data_pipeline.sources.stream_source import kind_of_fault
 from data_pipeline.tar_headers import StrictHeader
 
 _BUFFER_BYTES = 1 << 16
@@ -130,50 +132,70 @@ def list_archive(path: Path, inside: Place | None = None) -> list[Place]:
 
 @dataclass(frozen=True)
 class StreamedMember:
-    """A regular file of a tar that is being read; `file` is good until the next one is asked for.
+    """A regular file of a tar that is being read; good until the next one is asked for.
 
-    It can be read once, from front to back, or not at all.
+    It can be read once, from front to back, or not at all: then its bytes are passed over, without
+    reading them where the archive is not compressed.
     """
 
     name: str
     file: IO[bytes]
+    archive: str
+    can_seek: bool
+
+    def read(self) -> bytes:
+        """Its bytes; raises RefusedInput (see `reading_archive`)."""
+        with _naming(self.archive):
+            return self.file.read()
+
+    def members(self) -> Iterator[StreamedMember]:
+        """The regular files of a plain tar that it is; raises RefusedInput as well."""
+        with _naming(self.archive):
+            yield from _members(self.file, self.archive, self.can_seek)
 
 
 @contextmanager
-def reading_archive(path: Path) -> Iterator[Iterator[StreamedMember]]:
+def reading_archive(archive: InputFile) -> Iterator[Iterator[StreamedMember]]:
     """Read a tar, plain or gzipped, from front to back; gives its regular files in their order.
 
     Raises:
-        RefusedInput: It cannot be read, is cut short or no tar; also while its members, or tars
-            among them, are being read.
+        DamagedSource: It is cut short, damaged or no tar; also while its members, or tars among
+            them, are being read.
+        RefusedInput: It cannot be read now.
     """
+    where = str(archive)
+    with _naming(where), archive.open() as raw:
+        is_gzipped = raw.read(2) == _GZIP_MAGIC
+        raw.seek(0)
+        if is_gzipped:
+            with gzip.GzipFile(fileobj=raw) as file:
+                yield _members(file, where, can_seek=False)
+        else:
+            yield _members(raw, where, can_seek=True)
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Turn what reading an archive raises into errors that name it."""
     try:
-        with open(path, "rb") as raw:
-            is_gzipped = raw.read(2) == _GZIP_MAGIC
-            raw.seek(0)
-            if is_gzipped:
-                with gzip.GzipFile(fileobj=raw) as file:
-                    yield stream_members(file)
-            else:
-                yield stream_members(raw)
+        yield
     except (OSError, *_DAMAGE) as error:
-        raise RefusedInput(
-            f"{path} is cut short, damaged or not a tar file: {error}; get it anew"
+        raise kind_of_fault(error)(
+            f"{where} is cut short, damaged or not a tar file: {error}; get it anew"
         ) from error
 
 
-def stream_members(file: IO[bytes] | gzip.GzipFile) -> Iterator[StreamedMember]:
-    """Regular files of a tar that is read from front to back, whole (see `reading_archive`).
-
-    Raises:
-        tarfile.ReadError: It is no tar, or ends before its end.
-    """
-    with tarfile.open(fileobj=file, mode="r|", bufsize=_BUFFER_BYTES, tarinfo=StrictHeader) as tar:
+def _members(
+    file: IO[bytes] | gzip.GzipFile, where: str, can_seek: bool
+) -> Iterator[StreamedMember]:
+    """Regular files of a tar, whole; raises tarfile.ReadError if it ends before its end."""
+    mode: Any = "r:" if can_seek else "r|"
+    with tarfile.open(fileobj=file, mode=mode, bufsize=_BUFFER_BYTES, tarinfo=StrictHeader) as tar:
         while (member := tar.next()) is not None:
             vars(tar)["members"].clear()
             if member.isreg():
                 content = tar.extractfile(member)
                 assert content is not None, "a regular file has content"
-                yield StreamedMember(member.name, content)
-    while file.read(_BUFFER_BYTES):  # gzip compares its checksum at the very end
+                yield StreamedMember(member.name, content, where, can_seek)
+    while not can_seek and file.read(_BUFFER_BYTES):  # gzip's checksum is at the very end
         pass

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from configs.errors import RefusedInput
-from data_pipeline.sources.archives import list_archive, reading_archive, stream_members
+from data_pipeline.sources.archives import list_archive, reading_archive
 from data_pipeline.sources.class_list import read_class_list
-from data_pipeline.sources.stream_source import StreamedImage, files_fingerprint, find_files
+from data_pipeline.sources.input_files import InputFile, InputFolder
+from data_pipeline.sources.stream_source import StreamedImage, files_fingerprint
 
 _PATTERN = "*_whole.tar*"
 _GET = "give winter21_whole.tar.gz or fall11_whole.tar, or the folder that holds one of them"
@@ -25,7 +27,7 @@ _GET = "give winter21_whole.tar.gz or fall11_whole.tar, or the folder that holds
 class ImageNet21kSource:
     """The images of the synsets in `classes`; other synsets of the archive are passed over."""
 
-    archive: Path
+    archive: InputFile
     classes: tuple[str, ...]
     name: str = "imagenet-21k"
     split: str = "train"
@@ -36,10 +38,13 @@ class ImageNet21kSource:
     @property
     def num_bytes(self) -> int:
         """Size of the archive."""
-        return self.archive.stat().st_size
+        return self.archive.num_bytes
 
-    def stream(self) -> Iterator[StreamedImage]:
-        """Images synset by synset, as the archive has them."""
+    def stream(self, start: int = 0) -> Iterator[StreamedImage]:
+        """Images synset by synset, as the archive has them; the headers of all are read."""
+        return islice(self._images(), start, None)
+
+    def _images(self) -> Iterator[StreamedImage]:
         number_of = {text.split()[0]: number for number, text in enumerate(self.classes)}
         with reading_archive(self.archive) as outer:
             for synset in outer:
@@ -48,9 +53,9 @@ class ImageNet21kSource:
                     self._passed_over.add(wnid)
                     continue
                 self._met.add(wnid)
-                for member in stream_members(synset.file):
+                for member in synset.members():
                     where = f"{self.archive}: {synset.name}/{member.name}"
-                    yield StreamedImage(number_of[wnid], where, member.file.read())
+                    yield StreamedImage(number_of[wnid], where, member.read)
 
     def fingerprint(self) -> str:
         """Identity of the archive's name and size and of the classes."""
@@ -75,28 +80,30 @@ class ImageNet21kSource:
 
 
 def read_imagenet21k(
-    input_path: Path, split: str, *, classes: Path | None = None
+    place: Path | str, split: str, *, classes: Path | None = None
 ) -> ImageNet21kSource:
     """Open the archive; `classes` is a list of synsets, which numbers them and leaves others out.
 
-    Without a list, the synsets of a plain tar are numbered by their sorted ids.
+    Without a list, the synsets of a plain tar on this machine are numbered by their sorted ids.
 
     Raises:
-        RefusedInput: The archive is missing, or is compressed and no list is given.
+        RefusedInput: The archive is missing, or is compressed or remote and no list is given.
     """
-    archives = find_files(input_path, (_PATTERN,), _GET)
+    archives = InputFolder(place).find((_PATTERN,), _GET)
     if len(archives) > 1:
-        raise RefusedInput(f"{input_path} holds {archives[0].name} and {archives[1].name}; {_GET}")
+        raise RefusedInput(f"{place} holds {archives[0].name} and {archives[1].name}; {_GET}")
+    archive = archives[0]
     if classes is not None:
         names = tuple(read_class_list(classes).values())
-    elif archives[0].suffix == ".tar":
-        names = tuple(sorted({_wnid(place.name) for place in list_archive(archives[0])}))
+    elif isinstance(archive.place, Path) and archive.place.suffix == ".tar":
+        names = tuple(sorted({_wnid(place.name) for place in list_archive(archive.place)}))
     else:
+        why = "compressed" if isinstance(archive.place, Path) else "remote"
         raise RefusedInput(
-            f"{archives[0]} is compressed, so its synsets are not known before it has been read: "
+            f"{archive} is {why}, so its synsets are not known before it has been read: "
             "give their list with --classes FILE, one WordNet id a line"
         )
-    return ImageNet21kSource(archives[0], names, split=split)
+    return ImageNet21kSource(archive, names, split=split)
 
 
 def _wnid(member_name: str) -> str:

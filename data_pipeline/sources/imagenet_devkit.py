@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from configs.errors import RefusedInput
 from data_pipeline.sources.archives import reading_archive
+from data_pipeline.sources.input_files import InputFile
 
 DEVKIT = "ILSVRC2012_devkit_t12"
 _META = f"{DEVKIT}/data/meta.mat"
@@ -75,8 +76,8 @@ def _files(folder: Path) -> dict[str, bytes]:
             f"{archive} is missing and so is {folder / _META}; put the development kit (tasks 1 "
             "and 2) beside the images, packed or unpacked: it names the classes"
         )
-    with reading_archive(archive) as members:
-        files = {member.name: member.file.read() for member in members if member.name in wanted}
+    with reading_archive(InputFile.at(archive)) as members:
+        files = {member.name: member.read() for member in members if member.name in wanted}
     for name in wanted:
         if name not in files:
             raise RefusedInput(f"{archive} holds no {name}; get it anew")

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.errors import RefusedInput
-from data_pipeline.sources.stream_source import StreamedImage, files_fingerprint, find_files
+from data_pipeline.sources.input_files import InputFile, InputFolder
+from data_pipeline.sources.stream_source import StreamedImage, files_fingerprint, kind_of_fault
 
 _GET = (
     "give a parquet file, or a folder with data/SPLIT-*.parquet, SPLIT-*.parquet or "
@@ -42,31 +46,45 @@ class ParquetSource:
     name: str
     split: str
     classes: tuple[str, ...]
-    files: list[Path]
+    files: list[InputFile]
     columns: _Columns
     num_images: int | None
 
     @property
     def num_bytes(self) -> int:
         """Size of the files."""
-        return sum(path.stat().st_size for path in self.files)
+        return sum(file.num_bytes for file in self.files)
 
-    def stream(self) -> Iterator[StreamedImage]:
+    def stream(self, start: int = 0) -> Iterator[StreamedImage]:
         """Rows file by file; a row group's images are in memory at a time."""
-        number_of = {name: number for number, name in enumerate(self.classes)}
         for path in self.files:
-            row = 0
-            try:
-                with pq.ParquetFile(path) as file:
-                    for batch in file.iter_batches(
-                        _ROWS_READ_AT_ONCE, columns=[self.columns.image, self.columns.label]
-                    ):
-                        for image, label in zip(*map(_values, batch.columns), strict=True):
-                            number = number_of.get(label, label)
-                            yield _streamed(image, number, len(self.classes), f"{path}: row {row}")
-                            row += 1
-            except (OSError, pa.ArrowException) as error:
-                raise RefusedInput(f"{path} cannot be read past row {row}: {error}") from error
+            with _reading(path) as file:
+                num_rows = file.metadata.num_rows
+                if start < num_rows:
+                    yield from self._rows(file, str(path), start)
+                start = max(0, start - num_rows)
+
+    def _rows(self, file: pq.ParquetFile, where: str, start: int) -> Iterator[StreamedImage]:
+        """The rows of a file from `start` on; row groups before it are not read."""
+        number_of = {name: number for number, name in enumerate(self.classes)}
+        sizes = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+        first = int(np.searchsorted(np.cumsum(sizes), start, side="right"))
+        row = sum(sizes[:first])
+        names = [self.columns.image, self.columns.label]
+        groups = range(first, len(sizes))
+        try:
+            for batch in file.iter_batches(_ROWS_READ_AT_ONCE, row_groups=groups, columns=names):
+                images = batch[self.columns.image]
+                for place, label in enumerate(batch[self.columns.label].to_pylist()):
+                    if row >= start:
+                        number = number_of.get(label, label)
+                        read = partial(_image_file, images, place, number, len(self.classes))
+                        is_known = isinstance(number, int)
+                        yield StreamedImage(number if is_known else 0, f"{where}: row {row}", read)
+                    row += 1
+        except (OSError, pa.ArrowException) as error:
+            fault = kind_of_fault(error)
+            raise fault(f"{where} cannot be read past row {row}: {error}") from error
 
     def fingerprint(self) -> str:
         """Identity of the files' names and sizes and of the classes."""
@@ -82,7 +100,7 @@ class ParquetSource:
 
 
 def read_parquet(
-    input_path: Path,
+    place: Path | str,
     split: str,
     *,
     image_column: str | None = None,
@@ -94,14 +112,16 @@ def read_parquet(
         RefusedInput: A file is missing or damaged, or the columns are not those of labelled images.
     """
     names = (f"data/{split}-*.parquet", f"{split}-*.parquet", f"{split}/*.parquet")
-    files = find_files(input_path, (*names, f"{split}.parquet", f"*/{split}/*.parquet"), _GET)
+    folder = InputFolder(place)
+    files = folder.find((*names, f"{split}.parquet", f"*/{split}/*.parquet"), _GET)
     columns = _find_columns(files[0], image_column, label_column)
     num_rows, labels = 0, []
     for path in files:
-        num_rows += _open(path).metadata.num_rows
-        labels.append(_distinct_labels(path, columns))
+        with _reading(path) as file:
+            num_rows += file.metadata.num_rows
+            labels.append(_distinct_labels(path, file, columns))
     return ParquetSource(
-        name=input_path.resolve().stem if input_path.is_file() else input_path.resolve().name,
+        name=folder.name,
         split=split,
         classes=columns.names or _class_names(files, columns, set().union(*labels)),
         files=files,
@@ -110,30 +130,30 @@ def read_parquet(
     )
 
 
-def _values(column: pa.Array) -> list[Any]:
-    return column.to_pylist()
-
-
-def _streamed(image: Any, label: Any, num_classes: int, where: str) -> StreamedImage:
-    """An image with its label, or with what is wrong with them."""
-    data = image.get("bytes") if isinstance(image, dict) else image
+def _image_file(images: pa.Array, place: int, label: Any, num_classes: int) -> bytes:
+    """The image of a row; OSError says what is wrong with it or its label."""
     if not isinstance(label, int) or not 0 <= label < num_classes:
-        return StreamedImage(0, where, b"", f"label {label!r} is not one of {num_classes} classes")
+        raise OSError(f"label {label!r} is not one of {num_classes} classes")
+    image = images[place].as_py()
+    data = image.get("bytes") if isinstance(image, dict) else image
     if not data:
-        return StreamedImage(label, where, b"", "the row holds no bytes of an image")
-    return StreamedImage(label, where, data)
+        raise OSError("the row holds no bytes of an image")
+    return bytes(data)
 
 
-def _open(path: Path) -> pq.ParquetFile:
+@contextmanager
+def _reading(path: InputFile) -> Iterator[pq.ParquetFile]:
     try:
-        return pq.ParquetFile(path)
+        with path.open() as raw, pq.ParquetFile(raw) as file:
+            yield file
     except (OSError, pa.ArrowException) as error:
         raise RefusedInput(f"{path} is not a complete parquet file: {error}") from error
 
 
-def _find_columns(path: Path, image: str | None, label: str | None) -> _Columns:
+def _find_columns(path: InputFile, image: str | None, label: str | None) -> _Columns:
     """Columns by name, by what the `datasets` library noted, or by their types."""
-    schema = _open(path).schema_arrow
+    with _reading(path) as file:
+        schema = file.schema_arrow
     features = _features(schema)
     is_image = {field.name: _is_image(field.type) for field in schema}
     label_kinds = {
@@ -157,7 +177,7 @@ def _find_columns(path: Path, image: str | None, label: str | None) -> _Columns:
     return _Columns(image, label, tuple(map(str, names)) if names else None)
 
 
-def _choose(path: Path, option: str, wanted: str | None, candidates: list[str]) -> str:
+def _choose(path: InputFile, option: str, wanted: str | None, candidates: list[str]) -> str:
     if wanted is not None and wanted not in candidates:
         raise RefusedInput(
             f"{option} {wanted}: {path} has no such column of that kind; "
@@ -186,21 +206,18 @@ def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _distinct_labels(path: Path, columns: _Columns) -> set[Any]:
+def _distinct_labels(path: InputFile, file: pq.ParquetFile, columns: _Columns) -> set[Any]:
     """Labels that occur; only their column is read, and not at all where names are known."""
-    with _open(path) as file:
-        if columns.names is not None:
-            return set()
-        try:
-            labels = file.read(columns=[columns.label])[columns.label]
-        except (KeyError, OSError, pa.ArrowException) as error:
-            raise RefusedInput(
-                f"{path}: column '{columns.label}' is unreadable: {error}"
-            ) from error
-        return set(pc.unique(labels).to_pylist()) - {None}
+    if columns.names is not None:
+        return set()
+    try:
+        labels = file.read(columns=[columns.label])[columns.label]
+    except (KeyError, OSError, pa.ArrowException) as error:
+        raise RefusedInput(f"{path}: column '{columns.label}' is unreadable: {error}") from error
+    return set(pc.unique(labels).to_pylist()) - {None}
 
 
-def _class_names(files: list[Path], columns: _Columns, labels: set[Any]) -> tuple[str, ...]:
+def _class_names(files: list[InputFile], columns: _Columns, labels: set[Any]) -> tuple[str, ...]:
     """Texts in sorted order, or every number up to the largest."""
     if not labels:
         raise RefusedInput(f"{files[0]}: column '{columns.label}' holds no labels")

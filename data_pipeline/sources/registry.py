@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from configs.errors import RefusedInput
+from data_pipeline.location import redacted
 from data_pipeline.sources.cifar import read_cifar10, read_cifar100
 from data_pipeline.sources.digits import read_digits
 from data_pipeline.sources.flowers102 import read_flowers102
@@ -46,13 +48,16 @@ SOURCES: dict[str, SourceKind] = {
     "flowers102": SourceKind(read_flowers102, ("train", "val", "test")),
     "pets": SourceKind(read_pets, ("trainval", "test")),
     "imagenet-1k": SourceKind(read_imagenet1k, ("train", "val")),
-    "imagenet-21k": SourceKind(read_imagenet21k, ("train",), options=("classes",)),
+    "imagenet-21k": SourceKind(read_imagenet21k, ("train",), options=("classes",), reads_urls=True),
     "open-images": SourceKind(
         read_open_images,
         ("train", "validation", "test"),
         options=("classes", "machine_confidence"),
+        reads_urls=True,
     ),
-    "parquet": SourceKind(read_parquet, (), options=("image_column", "label_column")),
+    "parquet": SourceKind(
+        read_parquet, (), options=("image_column", "label_column"), reads_urls=True
+    ),
     "digits": SourceKind(
         lambda _input, split: read_digits(split), ("train", "test"), needs_input=False
     ),
@@ -104,7 +109,14 @@ def _place(kind: SourceKind, input_folder: Path | str | None) -> Path | str:
     if not kind.reads_urls:
         readers = [reader for reader, other in SOURCES.items() if other.reads_urls]
         raise RefusedInput(
-            f"--input {input_folder}: of the sources only {', '.join(readers)} reads URLs; "
+            f"--input {input_folder}: only {', '.join(readers)} are read from URLs; "
             "download the files and give their folder"
+        )
+    parts = urlsplit(str(input_folder))
+    if "@" in parts.netloc or parts.query or "::" in str(input_folder):
+        raise RefusedInput(
+            f"--input {redacted(str(input_folder))}: give a plain URL; a user, password or query "
+            "would end up in skipped.jsonl, so credentials belong into the environment, ~/.netrc "
+            "or the client's own files"
         )
     return str(input_folder)

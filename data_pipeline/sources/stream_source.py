@@ -7,32 +7,39 @@ to its shard as it comes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from configs.errors import RefusedInput
 from data_pipeline.label_sets import LabelSet
+from data_pipeline.sources.input_files import InputFile
+
+
+class DamagedSource(RefusedInput):
+    """A file of the source is not what it should be, so what was read of it may be wrong too."""
+
+
+def kind_of_fault(error: Exception) -> type[RefusedInput]:
+    """What to raise for an error met in a file: the operating system numbers its own errors.
+
+    Those may pass; all others are about the bytes.
+    """
+    is_of_system = isinstance(error, OSError) and error.errno is not None
+    return RefusedInput if is_of_system else DamagedSource
 
 
 @dataclass(frozen=True)
 class StreamedImage:
-    """An image that was read: its class number or label set and its file, or why there is none.
+    """An image of a stream: its class number or label set, and how to get its file.
 
-    `problem` says why the image cannot be used; `data` is empty then.
+    `read` gives the encoded image file, or raises OSError, which says why there is none. It is
+    called before the next image is asked for, or not at all; then nothing is decoded or copied.
     """
 
     label: int | LabelSet
     where: str
-    data: bytes
-    problem: str = ""
-
-    def read(self) -> bytes:
-        """The encoded image file; raises OSError where there is none."""
-        if self.problem:
-            raise OSError(self.problem)
-        return self.data
+    read: Callable[[], bytes]
 
 
 @runtime_checkable
@@ -51,8 +58,13 @@ class StreamSource(Protocol):
     def num_bytes(self) -> int:
         """Size of its files."""
 
-    def stream(self) -> Iterator[StreamedImage]:
-        """All images, in the source's own order; raises RefusedInput for a damaged file."""
+    def stream(self, start: int = 0) -> Iterator[StreamedImage]:
+        """Images from number `start` on, in the source's own order.
+
+        Raises:
+            DamagedSource: A file is damaged; here or where an image is read.
+            RefusedInput: A file cannot be read now.
+        """
 
     def fingerprint(self) -> str:
         """Identity of the files (hex): two sources with the same one would build the same."""
@@ -64,24 +76,7 @@ class StreamSource(Protocol):
         """What the user should know after the stream was read; sentences."""
 
 
-def files_fingerprint(files: Sequence[Path], classes: Sequence[str]) -> str:
+def files_fingerprint(files: Sequence[InputFile], classes: Sequence[str]) -> str:
     """Identity of names and sizes of files and of class names, not of what the files hold."""
-    listing = [f"{path.name} {path.stat().st_size}" for path in files]
+    listing = [f"{file.name} {file.num_bytes}" for file in files]
     return hashlib.sha256("\0".join([*classes, "", *listing]).encode()).hexdigest()
-
-
-def find_files(input_path: Path, patterns: Sequence[str], get: str) -> list[Path]:
-    """The input itself if it is a file, else what the first fitting glob pattern finds in it.
-
-    Raises:
-        RefusedInput: There is none; the message says with `get` what to give.
-    """
-    if input_path.is_file():
-        return [input_path]
-    if not input_path.is_dir():
-        raise RefusedInput(f"--input {input_path} is not a folder or a file; {get}")
-    for pattern in patterns:
-        found = sorted(path for path in input_path.glob(pattern) if path.is_file())
-        if found:
-            return found
-    raise RefusedInput(f"{input_path / patterns[0]} is missing; {get}")

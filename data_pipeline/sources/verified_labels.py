@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from configs.errors import RefusedInput
 from data_pipeline.label_sets import LabelSet
+from data_pipeline.sources.input_files import InputFile
 
 _COLUMNS = {"ImageID": pa.string(), "LabelName": pa.string(), "Confidence": pa.float32()}
 _ID_LETTERS = 16
@@ -56,8 +56,8 @@ class VerifiedLabels:
 
 
 def read_verified_labels(
-    human: Sequence[Path],
-    machine: Sequence[Path],
+    human: Sequence[InputFile],
+    machine: Sequence[InputFile],
     identifiers: Sequence[str],
     machine_confidence: float,
 ) -> VerifiedLabels:
@@ -103,17 +103,20 @@ def _packed(parts: list[_Labels]) -> VerifiedLabels:
 
 
 def _batches(
-    path: Path, known: pa.Array
+    path: InputFile, known: pa.Array
 ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int32], NDArray[np.float32]]]:
     """Image ids, class numbers and confidences of a file's rows about known classes."""
     try:
-        with pa_csv.open_csv(
-            path,
-            read_options=pa_csv.ReadOptions(block_size=_READ_AT_ONCE_BYTES),
-            convert_options=pa_csv.ConvertOptions(
-                column_types=_COLUMNS, include_columns=list(_COLUMNS)
-            ),
-        ) as reader:
+        with (
+            path.open() as file,
+            pa_csv.open_csv(
+                file,
+                read_options=pa_csv.ReadOptions(block_size=_READ_AT_ONCE_BYTES),
+                convert_options=pa_csv.ConvertOptions(
+                    column_types=_COLUMNS, include_columns=list(_COLUMNS)
+                ),
+            ) as reader,
+        ):
             for batch in reader:
                 numbers = pc.index_in(batch["LabelName"], value_set=known)
                 kept = batch.filter(numbers.is_valid())

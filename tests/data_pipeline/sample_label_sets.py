@@ -1,6 +1,7 @@
 """Small datasets whose images show several classes, written by the stream writer."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +27,16 @@ class LabelSetStream:
     def __post_init__(self):
         self.classes = tuple(f"class{number}" for number in range(self.num_classes))
 
-    def stream(self):
+    def stream(self, start=0):
         generator = np.random.default_rng(0)
         for number in range(self.count):
             known = [c for c in range(self.num_classes) if (number + c) % 3]
             positive = tuple(c for c in known if (number // 2 + c) % 2)
             negative = tuple(c for c in known if (number // 2 + c) % 2 == 0)
             data = encode(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8))
-            yield StreamedImage(LabelSet(positive, negative), f"image {number}", data)
+            if number >= start:
+                labels = LabelSet(positive, negative)
+                yield StreamedImage(labels, f"image {number}", partial(bytes, data))
 
     def fingerprint(self):
         return "0"

@@ -11,8 +11,8 @@ from data_pipeline.sources.archives import (
     ArchivedImage,
     list_archive,
     reading_archive,
-    stream_members,
 )
+from data_pipeline.sources.input_files import InputFile
 from tests.data_pipeline.archive_layouts import tar_bytes
 
 FILES = {"a.txt": b"a" * 700, "empty": b"", "long" * 40: b"b" * 512, "c": b"c" * 70_000}
@@ -24,10 +24,10 @@ def nested() -> bytes:
 
 def contents(path) -> dict[str, bytes]:
     found = {}
-    with reading_archive(path) as outer:
+    with reading_archive(InputFile.at(path)) as outer:
         for tar in outer:
-            for member in stream_members(tar.file):
-                found[f"{tar.name}/{member.name}"] = member.file.read()
+            for member in tar.members():
+                found[f"{tar.name}/{member.name}"] = member.read()
     return found
 
 
@@ -60,7 +60,7 @@ def test_a_stream_gives_the_same_files(tmp_path, compress):
 def test_members_that_are_not_read_are_passed_over(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(nested())
-    with reading_archive(path) as outer:
+    with reading_archive(InputFile.at(path)) as outer:
         assert [tar.name for tar in outer] == ["folder/one.tar", "folder/two.tar"]
 
 
@@ -130,8 +130,30 @@ def test_an_archive_that_shrank_is_an_error_of_the_file(tmp_path):
         ArchivedImage(str(path), place).read()
 
 
-def test_a_stream_keeps_no_list_of_what_it_has_read():
-    data = tar_bytes({f"{number}": b"x" for number in range(50)})
-    members = stream_members(io.BytesIO(data))
-    next(members)
-    assert members.gi_frame.f_locals["tar"].members == []
+@pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_a_stream_keeps_no_list_of_what_it_has_read(tmp_path, compress):
+    path = tmp_path / "x"
+    path.write_bytes(compress(tar_bytes({f"{number}": b"x" for number in range(50)})))
+    with reading_archive(InputFile.at(path)) as members:
+        next(members)
+        assert members.gi_frame.f_locals["tar"].members == []
+
+
+def test_what_is_not_wanted_of_a_plain_archive_is_not_read(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(tar_bytes({"one.tar": tar_bytes({f"{n}": bytes(1 << 20) for n in range(9)})}))
+    num_read = []
+
+    class Counted(io.FileIO):
+        def readinto(self, buffer):
+            num_read.append(super().readinto(buffer))
+            return num_read[-1]
+
+    class Place(InputFile):
+        def open(self):
+            return io.BufferedReader(Counted(path), 1 << 16)
+
+    with reading_archive(Place.at(path)) as outer:
+        names = [member.name for tar in outer for member in tar.members()]
+    assert names == [f"{n}" for n in range(9)]
+    assert sum(num_read) < 3 << 20

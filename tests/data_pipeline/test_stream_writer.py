@@ -3,61 +3,23 @@
 import hashlib
 import tarfile
 import tracemalloc
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from webdataset import TarWriter
 
 from configs.errors import RefusedInput
-from data_pipeline.build import build_dataset, build_part, main
+from data_pipeline.build import build_dataset, main
 from data_pipeline.index import Manifest, open_dataset
-from data_pipeline.output_folder import Part
 from data_pipeline.shard_plan import BuildOptions, num_stream_shards
 from data_pipeline.sources import StreamedImage
 from data_pipeline.stream_writer import shard_numbers
 from data_pipeline.verify import verify_dataset
 from tests.data_pipeline import archive_layouts as layouts
 from tests.data_pipeline.official_layouts import image_bytes
-
-
-@dataclass
-class Stream:
-    """Images sorted by class, ten of each; the fourth is none."""
-
-    count: int = 60
-    padding_bytes: int = 0
-    num_images: int | None = 60
-    num_bytes: int = 1_000_000
-    name: str = "stream"
-    split: str = "train"
-
-    def __post_init__(self):
-        self.classes = tuple(f"class{n}" for n in range(-(-self.count // 10)))
-
-    def stream(self):
-        data = image_bytes(1) + bytes(self.padding_bytes)
-        for number in range(self.count):
-            file = b"no image" if number == 3 else data
-            yield StreamedImage(number // 10, f"place {number}", file)
-
-    def fingerprint(self):
-        return "0"
-
-    def options(self):
-        return {}
-
-    def notices(self):
-        return ["a notice"]
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def build(output: Path, stream=None, **options):
-    return build_dataset(stream or Stream(), None, "train", output, **options)
+from tests.data_pipeline.sample_streams import Stream, build, files_of
 
 
 def test_every_image_is_in_the_shard_of_its_number(tmp_path):
@@ -130,35 +92,14 @@ def test_memory_does_not_grow_with_the_images(tmp_path):
     assert peaks[1] < peaks[0] + 1_000_000  # 600 more index rows, not 12 MB more images
 
 
-def test_a_stream_that_was_killed_begins_anew(tmp_path, monkeypatch):
-    class Killed(BaseException):
-        pass
-
-    def killed(*_):
-        raise Killed
-
-    build(tmp_path / "expected", shards=4)
-    output = tmp_path / "out"
-    for where in ("data_pipeline.stream_writer._GrowingShard.finish", "build.join_shards"):
-        with monkeypatch.context() as patch:
-            patch.setattr(where.replace("build.", "data_pipeline.build."), killed)
-            patch.setattr("data_pipeline.output_folder.discard_unfinished", lambda _: None)
-            with pytest.raises(Killed):
-                build(output, shards=4, buffer_bytes=5000)
-        assert list((output / ".building").glob("*.tar*"))
-    summary = build(output, shards=4)
-    assert summary.num_written == 0  # the second start had finished all shards
-    assert files_of(output) == files_of(tmp_path / "expected")
-
-
 @pytest.mark.integration
 @pytest.mark.timeout(240)
 def test_worker_processes_shrink_images_in_the_order_of_the_stream(tmp_path):
     class Photos(Stream):
-        def stream(self):
-            for number, image in enumerate(super().stream()):
-                data = image_bytes(number, size=(40, 30 + number))
-                yield image if number == 3 else replace(image, data=data)
+        def stream(self, start=0):
+            for number, image in enumerate(super().stream(start), start):
+                read = partial(image_bytes, number, size=(40, 30 + number))
+                yield image if number == 3 else replace(image, read=read)
 
     for workers in (1, 3):
         build(tmp_path / str(workers), Photos(), shards=4, max_side=16, workers=workers)
@@ -174,13 +115,6 @@ def test_images_that_are_only_copied_stay_in_one_process(tmp_path, monkeypatch):
 
     monkeypatch.setattr("data_pipeline.worker_processes._worker_processes", none)
     build(tmp_path / "out", shards=4, workers=3, check="quick")
-
-
-def test_a_stream_is_neither_split_nor_uploaded(tmp_path):
-    with pytest.raises(RefusedInput, match="--part 1/2: stream is read as a stream"):
-        build_part(Stream(), None, "train", tmp_path / "out", Part(1, 2))
-    with pytest.raises(RefusedInput, match="whose shards grow together"):
-        build("memory://stream-out")
 
 
 @pytest.mark.parametrize(
@@ -220,7 +154,7 @@ def test_a_stream_that_breaks_off_leaves_nothing(tmp_path):
     archive.write_bytes(archive.read_bytes()[:-60_000])
     (tmp_path / "list").write_text("n00000010\nn00000020\nn00000030\n")
     arguments = ["--source", "imagenet-21k", "--input", str(archive), "--split", "train"]
-    arguments += ["--classes", str(tmp_path / "list"), "--buffer-bytes", "1"]
+    arguments += ["--classes", str(tmp_path / "list"), "--buffer-bytes", "1", "--check", "quick"]
     with pytest.raises(RefusedInput, match=r"fall11_whole\.tar is cut short"):
         main([*arguments, "--output", str(tmp_path / "out")])
     assert files_of(tmp_path / "out") == {}
@@ -228,10 +162,10 @@ def test_a_stream_that_breaks_off_leaves_nothing(tmp_path):
 
 def test_a_stream_without_usable_images_is_refused(tmp_path):
     class Nothing(Stream):
-        def stream(self):
-            yield StreamedImage(0, "here", b"", "no image in it")
+        def stream(self, start=0):
+            yield StreamedImage(0, "here", partial(bytes, b"no image in it"))
 
-    with pytest.raises(RefusedInput, match=r"none of the 1 files .* here: no image in it"):
+    with pytest.raises(RefusedInput, match=r"none of the 1 files .* here: not a JPEG"):
         build(tmp_path / "out", Nothing(), shards=3)
 
 

@@ -1,0 +1,76 @@
+"""Builds from a stream in processes that are killed with signal 9."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.data_pipeline import archive_layouts as layouts
+from tests.data_pipeline.sample_streams import files_of
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
+
+RECIPES = {
+    "copied": ["--check", "quick", "--workers", "1"],
+    "decoded by workers": ["--max-side", "5", "--workers", "2"],
+}
+NUM_IMAGES = 4 * 120
+
+
+def start(archive: Path, output: Path, recipe: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "data_pipeline.build", "--source", "imagenet-21k"]
+    command += ["--input", str(archive), "--classes", str(archive.parent / "list")]
+    command += ["--split", "train", "--output", str(output), "--shards", "5"]
+    command += ["--buffer-bytes", "20000", *RECIPES[recipe]]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # so that its workers can be killed with it
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+    return text
+
+
+def wait_for_progress(output: Path, process: subprocess.Popen, num_files: int) -> None:
+    """Return when so many checkpoints, records or shards are there, or the build has ended."""
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        names = [path.name for path in output.rglob("*")]
+        if sum(name.endswith(".arrow") or name.startswith("train-") for name in names) > num_files:
+            return
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize(("recipe", "num_kills"), [("copied", 3), ("decoded by workers", 1)])
+def test_a_stream_killed_at_random_moments_ends_as_if_undisturbed(tmp_path, recipe, num_kills):
+    """One output killed several times; moments are drawn in files, beyond the last kill; seed 0."""
+    archive = layouts.imagenet21k(tmp_path / "in", gzipped=True, images=NUM_IMAGES // 4)
+    names = ["n00000010", "n00000020", "n00000030", "n00000040"]
+    (archive.parent / "list").write_text("".join(f"{name}\n" for name in names))
+    finish(start(archive, tmp_path / "expected", recipe))
+    expected, output = files_of(tmp_path / "expected"), tmp_path / "out"
+    moments, at = random.Random(0), 0
+    for number in range(num_kills):
+        process = start(archive, output, recipe)
+        at += moments.randrange(3, 15)
+        wait_for_progress(output, process, at)
+        time.sleep(moments.uniform(0.0, 0.02))
+        kill, target = (os.killpg, process.pid) if number % 2 else (os.kill, process.pid)
+        kill(target, signal.SIGKILL)
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL, "the moment was too late"
+        assert not (output / "manifest.json").exists()
+    text = finish(start(archive, output, recipe))
+    assert files_of(output) == expected
+    assert "lay there from an earlier start" in text and f"{NUM_IMAGES} images" in text
