@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from configs.errors import RefusedInput
-from data_pipeline.sources.remote_files import list_below, open_url, shown_name
+from data_pipeline.sources.remote_files import list_below, shown_name, source_transfers
 
 _BUFFER_BYTES = 1 << 16
 # Nothing else tells a file's URL from a folder's before it is asked for.
@@ -72,7 +72,7 @@ class InputFolder:
         """Its files whose path below it fits a glob pattern, part for part; sorted.
 
         Raises:
-            RefusedInput: The URL cannot be listed.
+            ShardUnavailable: The URL cannot be listed.
         """
         if isinstance(self.place, Path):
             return [
@@ -117,13 +117,12 @@ def _known_size(url: str, name: str, listing: dict[str, int]) -> int:
 
 
 def _size_at(url: str) -> int:
-    files, path = open_url(url)
+    from data_pipeline.remote.faults import ShardWrong  # imports HTTP clients
+
     try:
-        size = files.info(path)["size"]
-    except Exception as error:  # clients of object stores raise many kinds
-        raise RefusedInput(
-            f"--input {url} cannot be read: {type(error).__name__}: {error}"
-        ) from error
+        size = source_transfers().size(url)
+    except ShardWrong as error:
+        raise RefusedInput(f"--input: there is no file {url}: {error}") from error
     if size is None:
         raise RefusedInput(f"--input {url}: the server does not tell its size; download it first")
-    return int(size)
+    return size

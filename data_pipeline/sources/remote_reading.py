@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import io
-import threading
 from typing import IO, Any
 
-from data_pipeline.location import ShardAccess
 from data_pipeline.remote.faults import ShardUnavailable
-from data_pipeline.remote.statistics import RemoteStatistics
-from data_pipeline.remote.transfer import Transfers
-from data_pipeline.sources.remote_files import SourceUnavailable
+from data_pipeline.sources.remote_files import SourceUnavailable, source_transfers
 
 # A request to an object store takes tens of milliseconds, whatever its size.
 _BUFFER_BYTES = 8 << 20
@@ -19,8 +15,7 @@ _BUFFER_BYTES = 8 << 20
 def open_remote(url: str, num_bytes: int) -> IO[bytes]:
     """The file at its beginning, read 8 MiB at a time; `num_bytes` is its size.
 
-    Reading raises SourceUnavailable once repeating has not helped for the time that remote shards
-    are given too (`data.retry_seconds`).
+    Reading raises SourceUnavailable once repeating has not helped.
     """
     return io.BufferedReader(_RemoteFile(url, num_bytes), _BUFFER_BYTES)
 
@@ -32,7 +27,6 @@ class _RemoteFile(io.RawIOBase):
         self._url = url
         self._num_bytes = num_bytes
         self._position = 0
-        self._transfers = Transfers(ShardAccess(), RemoteStatistics(), threading.Event())
 
     def readable(self) -> bool:
         """Yes."""
@@ -57,13 +51,11 @@ class _RemoteFile(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         size = max(0, min(len(view), self._num_bytes - self._position))
         try:
-            data = self._transfers.read_range(self._url, self._position, size, self._num_bytes)
+            data = source_transfers().read_range(self._url, self._position, size, self._num_bytes)
         except ShardUnavailable as error:
-            # The error itself speaks of the options of training; its cause says what happened.
-            cause = str(error.__cause__ or error).partition("; set data.")[0]
+            what = str(error).partition("; set data.")[0]  # that is advice to training
             raise SourceUnavailable(
-                f"{self._url} could not be read, however often it was tried: {cause}; what is "
-                "written stays, and the same command goes on behind it"
+                f"{what}; what is written stays, and the same command goes on behind it"
             ) from error
         view[:size] = data
         self._position += size

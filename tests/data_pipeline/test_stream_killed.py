@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900
 
 RECIPES = {
     "copied": ["--check", "quick", "--workers", "1"],
-    "decoded by workers": ["--max-side", "5", "--workers", "2"],
+    "decoded by workers": ["--check", "decode", "--workers", "2"],
 }
 NUM_IMAGES = 4 * 120
 
@@ -60,17 +61,24 @@ def test_a_stream_killed_at_random_moments_ends_as_if_undisturbed(tmp_path, reci
     (archive.parent / "list").write_text("".join(f"{name}\n" for name in names))
     finish(start(archive, tmp_path / "expected", recipe))
     expected, output = files_of(tmp_path / "expected"), tmp_path / "out"
-    moments, at = random.Random(0), 0
-    for number in range(num_kills):
+    moments, at, kills = random.Random(0), 0, 0
+    for attempt in range(40):  # a busy machine may let a build end before it is killed
         process = start(archive, output, recipe)
         at += moments.randrange(3, 15)
         wait_for_progress(output, process, at)
         time.sleep(moments.uniform(0.0, 0.02))
-        kill, target = (os.killpg, process.pid) if number % 2 else (os.kill, process.pid)
-        kill(target, signal.SIGKILL)
+        kill = os.killpg if attempt % 2 else os.kill
+        kill(process.pid, signal.SIGKILL)
         process.communicate(timeout=60)
-        assert process.returncode == -signal.SIGKILL, "the moment was too late"
-        assert not (output / "manifest.json").exists()
+        if process.returncode == -signal.SIGKILL:
+            kills += 1
+        else:
+            shutil.rmtree(output)
+            at = kills = 0
+        if kills == num_kills:
+            break
+    assert kills == num_kills, "the moments were too late to disturb anything"
+    assert not (output / "manifest.json").exists()
     text = finish(start(archive, output, recipe))
     assert files_of(output) == expected
     assert "lay there from an earlier start" in text and f"{NUM_IMAGES} images" in text
