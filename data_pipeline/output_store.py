@@ -43,8 +43,11 @@ class OutputStore(Protocol):
         If `durable`, it also survives a power cut.
         """
 
-    def write(self, name: str, data: bytes) -> None:
-        """Replace a small file, so that it also survives a power cut."""
+    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        """Replace a small file; if `durable`, so that it also survives a power cut.
+
+        Other than `create`, threads may do this at the same time.
+        """
 
     def read(self, name: str) -> bytes:
         """The content of a file; FileNotFoundError if there is none."""
@@ -122,11 +125,12 @@ class LocalStore:
             temporary.unlink(missing_ok=True)
             raise
 
-    def write(self, name: str, data: bytes) -> None:
-        """Replace a small file; the disk has it before its name changes."""
-        with self.create(name, durable=True) as file:
+    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        """Replace a small file; if `durable`, the disk has it before its name changes."""
+        with self.create(name, durable=durable) as file:
             file.write(data)
-        flush_to_disk((self.root / name).parent)
+        if durable:
+            flush_to_disk((self.root / name).parent)
 
     def read(self, name: str) -> bytes:
         """The content of a file."""

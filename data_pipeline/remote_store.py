@@ -65,7 +65,7 @@ class RemoteStore:
         ):
             yield file
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:  # noqa: ARG002
         """Replace a small object with one request."""
         files, root = self.open_files()
         with _as_os_errors(f"{self.url}/{name}"):

@@ -74,11 +74,10 @@ class ShardRecord:
         facts = asdict(self.shard)
         del facts["was_there"]
         table = self.table.replace_schema_metadata({_FACTS_FIELD: json.dumps(facts).encode()})
-        with store.create(_record_name(self.shard.number)) as file:
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_file(sink, table.schema) as writer:
-                writer.write_table(table)
-            file.write(sink.getvalue())
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        store.write(_record_name(self.shard.number), sink.getvalue(), durable=False)
 
     @classmethod
     def load(cls, store: OutputStore, number: int) -> ShardRecord | None:

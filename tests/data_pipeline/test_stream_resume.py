@@ -36,11 +36,11 @@ def stop_before(patch, num_steps: int) -> None:
     """Kill the build before its step of this number: all that changes something on disk."""
     steps = []
 
-    def step(self, real, *args):
+    def step(self, real, *args, **options):
         if len(steps) == num_steps:
             raise Killed
         steps.append(1)
-        return real(self, *args)
+        return real(self, *args, **options)
 
     for owner, name in (
         (_GrowingTar, "write"),
