@@ -105,8 +105,15 @@ def prepare(options: SubmitOptions, site: SiteConfig) -> Submission:
     Raises:
         RefusedInput: Something in a config or on the command line cannot be.
     """
+    from tracking.run import check_settings
+
     pretraining = _pretraining(options)
     finetuning = tuple(_finetuning(run, options) for run in pretraining.runs if options.tasks)
+    settings = [run.config.tracking for run in pretraining.runs]
+    settings += [run.config.tracking for job in finetuning for run in job.runs]
+    for tracking in settings:
+        # Not among the checks that can be left out: a password would be written to a file.
+        check_settings(tracking)
     return Submission(options, site, pretraining, finetuning)
 
 

@@ -84,7 +84,7 @@ class _Checks:
             for run in job.runs:
                 _check_writable(run.folder)
         python = python_of(site)
-        if not site.container and shutil.which(python) is None:
+        if not site.in_container and shutil.which(python) is None:
             raise RefusedInput(
                 f"python = {python} is no program on this machine; correct it in the site file"
             )

@@ -52,7 +52,7 @@ def render(job: Job[Any], site: SiteConfig, commit: str, work_dir: Path) -> str:
 
 def python_of(site: SiteConfig) -> str:
     """The interpreter that runs the job's program."""
-    return site.python or ("python" if site.container else sys.executable)
+    return site.python or ("python" if site.in_container else sys.executable)
 
 
 def _command(job: Job[Any], site: SiteConfig) -> list[str]:

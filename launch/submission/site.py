@@ -73,6 +73,13 @@ class SiteConfig(Section):
                 raise ValueError(f"{text!r}: give an option of sbatch, such as --constraint=h100")
         return given
 
+    @property
+    def in_container(self) -> bool:
+        """Whether the run's python is in a container, be it Apptainer's or Pyxis's."""
+        return bool(self.container) or any(
+            word.startswith("--container-image") for word in self.srun
+        )
+
 
 def read_site(given: Path | None, environment: Mapping[str, str] = os.environ) -> SiteConfig:
     """The site file given, else the one that VITRAIN_SITE names, else the defaults.

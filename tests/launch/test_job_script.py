@@ -147,7 +147,7 @@ def test_a_task_of_an_array_requeues_itself_and_not_the_array(start):
 
 
 def test_a_term_of_a_preemption_does_not_end_the_script_before_srun(start, tmp_path):
-    process = start(f"touch {tmp_path}/up; command -p sleep 1; exit 85")
+    process = start(f"touch {tmp_path}/up; command -p sleep 0.3; exit 85")
     deadline = time.monotonic() + 20
     while not (tmp_path / "up").exists():
         assert time.monotonic() < deadline

@@ -74,13 +74,15 @@ def test_a_step_that_does_not_fit_the_gpu(submit, capsys, monkeypatch):
     assert "--gpu h1000: not in the table" in capsys.readouterr().err
 
 
-def test_run_folder_python_and_container(refused, tmp_path):
+def test_run_folder_python_and_container(refused, submit, tmp_path):
     (tmp_path / "file").write_text("")
     assert "file cannot be written to" in refused("--run-dir", "file/b16")
     Path("site.yaml").write_text("python: /opt/none/python\n")
     assert "/opt/none/python is no program" in refused("--site", "site.yaml")
     Path("site.yaml").write_text("container: [apptainer, exec, none.sif]\n")
     assert "there is no file none.sif" in refused("--site", "site.yaml")
+    Path("site.yaml").write_text("srun: [--container-image=vitrain]\npython: /only/inside/python\n")
+    submit("--site", "site.yaml")
 
 
 def test_a_finished_run_and_one_that_must_be_there(refused, submit):

@@ -161,6 +161,7 @@ def test_what_slurm_refuses_is_told_and_what_is_queued_already(submit, monkeypat
         (["--then", "finetune", "--tasks", "pets,pets"], "each task once"),
         (["--then", "finetune", "--tasks", "pets", "--finetune-options", "--step 1"], "--step"),
         (["--then", "finetune", "--tasks", "pets", "--finetune-options", "--run-dir x"], "is set"),
+        (["--tracking.enabled", "--tracking.uri", "http://me:secret@host"], "MLFLOW_TRACKING_"),
         (["--skip", "disc"], "the checks are queue, paths"),
         (["--array", "seed"], "cannot be read"),
         (["--array", "seed=1,1"], "give each value once"),
