@@ -26,7 +26,7 @@ from pretrain.plan import Plan, Ranks, make_plan
 from pretrain.resume import check_start
 from training.run_folder import RunFolder
 
-# The smallest container images are files of these kinds; what is none of them is a name elsewhere.
+# Images of containers that are files end so; anything else is a name in some registry.
 _IMAGE_FILES = (".sif", ".sqsh", ".img")
 
 

@@ -15,7 +15,7 @@ import pytest
 from configs.errors import RefusedInput
 from configs.schema import PretrainConfig
 from launch.submission.job import Job, Run
-from launch.submission.script import render
+from launch.submission.script import TEMPLATE, render
 from launch.submission.site import SiteConfig
 from tests.launch.slurm_commands import path_with, play
 
@@ -228,7 +228,8 @@ def test_shellcheck_and_bash_find_nothing_wrong(tmp_path):
     script = tmp_path / "job.sbatch"
     folders = (Path("/r/a b"), Path("/r/c"))
     script.write_text(render(job_of(*folders), site, "abc", tmp_path))
-    for command in ([shellcheck, str(script)], ["bash", "-n", str(script)]):
+    shards = str(TEMPLATE.with_name("build_shards.sbatch"))
+    for command in ([shellcheck, str(script), shards], ["bash", "-n", str(script)]):
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
     assert "@@" not in script.read_text()
