@@ -18,6 +18,7 @@ from launch.submission.sweep import members
 from launch.submit import main
 from tests.integration.pretrain_processes import ROOT
 from tests.launch.slurm_commands import path_with, play
+from tracking.provenance import git_state
 
 
 def record(folder: str) -> dict:
@@ -121,6 +122,7 @@ def test_dry_run_shows_scripts_and_problems_and_writes_nothing(submit, capsys, t
 
 
 def test_a_machine_without_slurm_is_told_so_and_can_still_show(submit, monkeypatch, tmp_path):
+    git_state()  # asked while there is a git, because the answer is kept for the whole process
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     with pytest.raises(RefusedInput, match=r"no sbatch.*--dry-run"):
