@@ -232,3 +232,17 @@ def test_sets_of_options(tmp_path):
         ("--seed", "1", "--optim.lr", "1e-3"),
         ("--data.train", "/a b"),
     ]
+
+
+def test_help_needs_no_torch():
+    program = (
+        "import sys, runpy; sys.argv = ['submit', '--help']\n"
+        "try: runpy.run_module('launch.submit', run_name='__main__', alter_sys=False)\n"
+        "except SystemExit as end: print('code', end.code)\n"
+        "print('imported', sorted({'torch', 'deepspeed', 'timm', 'mlflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert "code 0" in done.stdout and "imported []" in done.stdout, done.stderr
+    assert "--then {finetune}" in done.stdout
