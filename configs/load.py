@@ -64,7 +64,7 @@ def load_config(
     else:
         file = read_yaml(config_file)
         dropped = {other for pair in EXCLUSIVE_OPTIONS for other in _replaced(pair, given)}
-        default = validate(cls, YamlFile(file.path, _without(file.values, dropped), file.lines))
+        default = validate(cls, YamlFile(file.path, _without(file.values, dropped), file.places))
     if {"-h", "--help"} & set(options):
         _print_help(default, config_file, options, program)
     return Loaded(_parse_options(cls, default, options, program), config_file, given)

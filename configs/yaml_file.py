@@ -1,4 +1,8 @@
-"""Read a YAML config file and say exactly where something in it is wrong."""
+"""Read a YAML config file and say exactly where something in it is wrong.
+
+A file may begin with `extends: OTHER.yaml` (beside it, or a path from there): its own keys then
+stand over the other's.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,8 @@ from configs.errors import RefusedInput
 
 T = TypeVar("T", bound=BaseModel)
 
+EXTENDS = "extends"
+
 
 @dataclass(frozen=True)
 class YamlFile:
@@ -21,27 +27,55 @@ class YamlFile:
 
     Attributes:
         path: Where it was read from.
-        values: Its keys and values, nested as in the file.
-        lines: Line number (from 1) of every dotted key.
+        values: Its keys and values, nested as in the file, over those of the file it extends.
+        places: "file:line" of every dotted key.
     """
 
     path: Path
     values: dict[str, Any]
-    lines: dict[str, int]
+    places: dict[str, str]
 
     def place(self, key: str) -> str:
         """`file:line` of a dotted key (or of the nearest group around it), for messages."""
-        while key and key not in self.lines:
+        while key and key not in self.places:
             key = key.rpartition(".")[0]
-        return f"{self.path}:{self.lines[key]}" if key else str(self.path)
+        return self.places[key] if key else str(self.path)
 
 
 def read_yaml(path: Path, option: str = "--config") -> YamlFile:
-    """Parse `path`, which `option` named.
+    """Parse `path`, which `option` named, and the files it extends.
 
     Raises:
-        RefusedInput: The file is missing, unreadable, not YAML (its line is shown) or no mapping.
+        RefusedInput: A file is missing, unreadable, not YAML (its line is shown), no mapping, or
+            extends itself.
     """
+    files = [_read_one(path, option)]
+    while (given := files[-1].values.pop(EXTENDS, None)) is not None:
+        place = files[-1].place(EXTENDS)
+        if not isinstance(given, str):
+            raise RefusedInput(f"{place}: {EXTENDS} = {given!r}: give the path of one YAML file")
+        below = files[-1].path.parent / given
+        if any(below.resolve() == file.path.resolve() for file in files):
+            raise RefusedInput(f"{place}: {EXTENDS} = {given} comes back to a file that extends it")
+        files.append(_read_one(below, f"{place}: {EXTENDS}"))
+    values: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for file in reversed(files):
+        values = _over(values, file.values)
+        places |= file.places
+    return YamlFile(path, values, places)
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Both groups of keys; where both have one, that of `above`."""
+    merged = dict(below)
+    for key, value in above.items():
+        nested = isinstance(value, dict) and isinstance(below.get(key), dict)
+        merged[key] = _over(below[key], value) if nested else value
+    return merged
+
+
+def _read_one(path: Path, option: str) -> YamlFile:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -60,7 +94,7 @@ def read_yaml(path: Path, option: str = "--config") -> YamlFile:
         values = {}
     if not isinstance(values, dict):
         raise RefusedInput(f"{path}: holds a {type(values).__name__}; expected `key: value` lines")
-    return YamlFile(path, values, _key_lines(node))
+    return YamlFile(path, values, {k: f"{path}:{n}" for k, n in _key_lines(node).items()})
 
 
 def validate(cls: type[T], file: YamlFile) -> T:

@@ -206,3 +206,35 @@ def test_every_shipped_config_loads(path):
     if path.stem.endswith(("_cpu", "_demo")):
         assert config.batch.micro_images is None
         assert config.batch.accumulation_steps is None
+
+
+def test_a_file_extends_another_beside_it(config_file):
+    config_file(
+        "stage: pretrain\noptim: {lr: 0.5, eps: 0.1}\nbatch: {global_images: 8}\n", "base.yaml"
+    )
+    config_file("extends: base.yaml\noptim: {lr: 0.25}\n", "middle.yaml")
+    path = config_file("extends: middle.yaml\nbatch: {micro_images: 2}\n")
+    config = load("--config", str(path), "--optim.beta1", "0.5").config
+    assert (config.optim.lr, config.optim.eps, config.optim.beta1) == (0.25, 0.1, 0.5)
+    assert (config.batch.global_images, config.batch.micro_images) == (8, 2)
+
+
+def test_what_is_wrong_is_told_where_it_stands(config_file):
+    base = config_file("stage: pretrain\noptim:\n  lr: -1\n", "base.yaml")
+    path = config_file("extends: base.yaml\noptim: {eps: 0.1}\nseed: 1\n")
+    assert f"{base}:3: optim.lr = -1" in refusal("--config", str(path))
+    path = config_file("extends: base.yaml\noptim: {lr: 1}\nsede: 1\n")
+    assert f"{path}:3: unknown key sede; did you mean seed?" in refusal("--config", str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("extends: nowhere.yaml\n", "run.yaml:2: extends"),
+        ("extends: [a.yaml, b.yaml]\n", "give the path of one YAML file"),
+        ("extends: run.yaml\n", "comes back to a file that extends it"),
+    ],
+)
+def test_a_file_that_cannot_be_extended_is_refused(config_file, text, told):
+    path = config_file("stage: pretrain\n" + text)
+    assert told in refusal("--config", str(path))
