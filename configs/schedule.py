@@ -35,7 +35,11 @@ class ScheduleConfig(Section):
         10_000, description="rsqrt: so many steps after the warmup the rate is divided by sqrt(2)."
     )
     cooldown_steps: CountFromZero = Field(
-        0, description="rsqrt and constant: last steps, over which the rate falls linearly to 0."
+        0,
+        description=(
+            "rsqrt and constant: last steps, over which the rate falls linearly to 0; at most what "
+            "follows the warmup."
+        ),
     )
 
     @model_validator(mode="after")

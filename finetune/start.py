@@ -11,6 +11,7 @@ from torch import nn
 from configs.schema import FinetuneConfig
 from data_pipeline.augment import MEAN, STD
 from finetune.options import check_resolution, input_px
+from models.vit import checkpoint_blocks
 from models.weights import load_weights, model_from_weights, weights_sha256
 from models.zoo import Architecture, build_model, choose_attention
 from tracking.lineage import ResolvedWeights
@@ -74,6 +75,7 @@ def build_start(
         position_embedding=config.position_embedding,
         seed=config.seed,
     )
+    checkpoint_blocks(model, config.model.checkpoint_blocks)
     logger.info("weights: %s", weights.source)
     for line in report.lines():
         logger.info("weights: %s", line)
@@ -93,6 +95,7 @@ def _from_scratch(config: FinetuneConfig, num_classes: int) -> Start:
         stochastic_depth=config.model.stochastic_depth,
         seed=config.seed,
     )
+    checkpoint_blocks(model, config.model.checkpoint_blocks)
     logger.info("weights: random, from seed %d", config.seed)
     return _start(model, architecture, (MEAN, STD), "scratch", {})
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from configs.batch_split import check_mixup, split_batch
 from configs.errors import RefusedInput
 from configs.schema import PretrainConfig
+from pretrain.config_checks import check_config
 from training.schedule import Tail, fit_warmup, learning_rate
 
 if TYPE_CHECKING:
@@ -76,13 +77,15 @@ class Plan:
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of the update that follows `step` updates."""
+        schedule = self.config.schedule
+        cooldown_steps = min(schedule.cooldown_steps, self.total_steps - self.warmup_steps)
         return learning_rate(
             step,
-            kind=self.config.schedule.kind,
+            kind=schedule.kind,
             peak=self.config.optim.lr,
             total_steps=self.total_steps,
             warmup_steps=self.warmup_steps,
-            tail=Tail(self.config.schedule.timescale_steps, self.config.schedule.cooldown_steps),
+            tail=Tail(schedule.timescale_steps, cooldown_steps),
         )
 
     def is_due(self, every_steps: int, step: int) -> bool:
@@ -104,8 +107,7 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
     from tracking.run import check_settings
 
     check_settings(config.tracking)
-    _check_sizes(config)
-    _check_offload(config)
+    check_config(config)
     if config.data.train is None:
         raise RefusedInput(
             "data.train is not set: give the folder of training shards with --data.train DIR "
@@ -162,30 +164,6 @@ def _run_dir(config: PretrainConfig, config_file: Path | None) -> Path:
     if config_file is None:
         raise RefusedInput("run_dir is not set and no --config names the run: give --run-dir DIR")
     return Path("runs") / config_file.stem
-
-
-def _check_sizes(config: PretrainConfig) -> None:
-    image_px = config.model.image_px
-    sizes = {
-        "data.eval_resize_px": config.data.eval_resize_px,
-        "augment.resize_px": config.augment.resize_px,
-        "few_shot.resize_px": config.few_shot.resize_px,
-    }
-    for name, value in sizes.items():
-        if value is not None and value < image_px:
-            raise RefusedInput(
-                f"{name} = {value} is below model.image_px = {image_px}; give at least {image_px}"
-            )
-
-
-def _check_offload(config: PretrainConfig) -> None:
-    options = config.deepspeed.get("zero_optimization", {})
-    for part in ("offload_optimizer", "offload_param"):
-        if options.get(part, {}).get("device") == "nvme":
-            raise RefusedInput(
-                f"deepspeed.zero_optimization.{part}.device = nvme: a checkpoint copies the state "
-                "from memory, so this could not be saved; use device: cpu, or more ranks"
-            )
 
 
 def _agreed_classes(config: PretrainConfig, train: ShardedDataset) -> int:

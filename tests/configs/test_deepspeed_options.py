@@ -27,9 +27,21 @@ def test_stage_batch_and_clip_arrive(stage):
     assert found["data_types"] == {"grad_accum_dtype": "fp32"}
 
 
-@pytest.mark.parametrize(("precision", "enabled"), [("bf16", True), ("fp32", False)])
-def test_precision_switches_the_bf16_block(precision, enabled):
-    assert options(PretrainConfig(), precision)["bf16"]["enabled"] is enabled
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_precision_switches_its_block_and_sums_in_fp32(precision):
+    found = options(PretrainConfig(), precision)
+    assert [name for name in ("bf16", "fp16") if found[name]["enabled"]] == [
+        name for name in ("bf16", "fp16") if name == precision
+    ]
+    assert found["communication_data_type"] == "fp32"
+    same = PretrainConfig(zero=ZeroConfig(sum_precision="same"))
+    assert options(same, precision)["communication_data_type"] == precision
+
+
+def test_offloading_keeps_our_optimizer():
+    found = options(PretrainConfig(zero=ZeroConfig(stage=3, offload_optimizer=True)))
+    assert found["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+    assert found["zero_force_ds_cpu_optimizer"] is False
 
 
 def test_no_clip_norm_means_no_clipping_key():

@@ -67,8 +67,8 @@ def _words(name: str, value: Any) -> list[str]:
     if value is None:
         return []
     if isinstance(value, bool):
-        group, _, field = name.rpartition(".")
-        return [f"--{group}.{field}" if value else f"--{group}.no-{field}"]
+        group, dot, field = name.rpartition(".")
+        return [f"--{group}{dot}{field}" if value else f"--{group}{dot}no-{field}"]
     return [f"--{name}", str(value)]
 
 

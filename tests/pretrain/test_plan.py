@@ -120,3 +120,28 @@ def test_a_refusal_needs_no_torch(shards, tmp_path):
     )
     assert done.stdout.split("\n")[:2] == ["2", "[]"], done.stderr
     assert done.stderr.startswith("error: model.num_classes = 7") and done.stderr.count("\n") == 1
+
+
+def test_compiling_without_a_compiler_is_refused(plan_of, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(RefusedInput, match=r"needs a C\+\+ compiler, and none of g\+\+, clang"):
+        plan_of({"compile": True})
+
+
+def test_the_cooldown_leaves_the_warmup_alone(plan_of):
+    plan = plan_of({"schedule.kind": "constant", "schedule.cooldown-steps": 100, "optim.lr": 0.9})
+    rates = [plan.learning_rate(step) for step in range(13)]
+    assert rates[:4] == pytest.approx([0.0, 0.3, 0.6, 0.9])
+    assert rates[3:] == pytest.approx([0.1 * left for left in range(9, -1, -1)])
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+def test_a_cooldown_of_what_ends_at_zero_is_refused(plan_of, kind):
+    with pytest.raises(RefusedInput, match=f"schedule.kind = {kind} ends at 0 by itself"):
+        plan_of({"schedule.kind": kind, "schedule.cooldown-steps": 4})
+
+
+def test_offloading_what_is_not_divided_is_refused(plan_of):
+    with pytest.raises(RefusedInput, match=r"zero\.offload_optimizer needs zero\.stage 1, 2 or 3"):
+        plan_of({"zero.stage": 0, "zero.offload-optimizer": True})
