@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from configs.errors import RefusedInput
 from data_pipeline.dataset import ShardedDataset
+from data_pipeline.location import redacted
 from data_pipeline.order import IntArray
 
 SHARD_COLUMN = "train_shard"
@@ -42,20 +43,23 @@ def excluded_rows(dataset: ShardedDataset, path: Path) -> IntArray:
     # Narrowed down to the rows of equal key first: far fewer become Python objects that way.
     of_interest = pa.array(sorted({key for _, key in named}), pa.large_string())
     rows = np.from_dlpack(pc.indices_nonzero(pc.is_in(keys, value_set=of_interest)))
-    shards = [shard.path for shard in dataset.manifest.shards]
-    found: dict[_Image, int] = {}
+    # A list names shards as the manifest does, but for the secrets that a signed URL may hold.
+    shards = [(shard.path, redacted(shard.path)) for shard in dataset.manifest.shards]
+    found: set[_Image] = set()
+    excluded: list[int] = []
     for row, key in zip(rows.tolist(), keys.take(pa.array(rows)).to_pylist(), strict=True):
-        image = (shards[dataset.shard[row]], key)
-        if image in named:
-            found[image] = row
-    if missing := named - found.keys():
+        names = {(shard, key) for shard in shards[dataset.shard[row]]} & named
+        if names:
+            found |= names
+            excluded.append(row)
+    if missing := named - found:
         shard, key = min(missing)
         raise RefusedInput(
             f"data.exclude = {path} was made for another dataset: of its {len(named)} images "
             f"{dataset.place} lacks {len(missing)}, for example {key!r} of shard {shard!r}; "
             f"{_remedy(dataset)}"
         )
-    return np.array(sorted(found.values()), dtype=np.int64)
+    return np.array(excluded, dtype=np.int64)
 
 
 def _read_list(path: Path, dataset: ShardedDataset) -> set[_Image]:

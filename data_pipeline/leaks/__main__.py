@@ -9,7 +9,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from configs.data_groups import DataConfig
 from configs.errors import RefusedInput
+from data_pipeline.location import ShardAccess
 from data_pipeline.worker_processes import num_usable_cores
 
 _MAX_DISTANCE = 0.1
@@ -28,14 +30,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--train", type=Path, required=True, metavar="DIR", help="dataset to be trained on")
+    add("--train", required=True, metavar="DIR", help="dataset to be trained on, or its URL")
     add(
         "--test",
-        type=Path,
         required=True,
         action="append",
         metavar="DIR",
-        help="dataset that it must not show; may be given several times",
+        help="dataset that it must not show, or its URL; may be given several times",
     )
     add("--output", type=Path, required=True, metavar="FILE", help="the pairs, e.g. leaks.parquet")
     add("--report", type=Path, metavar="FILE", help="page with the pairs, e.g. leaks.html")
@@ -55,12 +56,30 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         f"(default {_MAX_DISTANCE}); smaller finds fewer and is surer",
     )
     add("--threads", type=int, metavar="N", help="threads (default: one per core)")
+    add = parser.add_argument_group("of datasets at URLs").add_argument
+    add(
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="fetch whole shards and keep them here while there is room (--cache-bytes); without, "
+        "images are asked for one by one",
+    )
+    add(
+        "--cache-bytes",
+        type=int,
+        default=DataConfig.model_fields["cache_bytes"].default,
+        metavar="N",
+        help="room in --cache-dir (default %(default)s)",
+    )
+    add("--absolute-shards", action="store_true", help="read shards outside the folder or URL too")
     return parser.parse_args(argv)
 
 
 def _check(options: argparse.Namespace) -> None:
     if options.threads is not None and options.threads < 1:
         raise RefusedInput(f"--threads {options.threads}: give at least 1")
+    if options.cache_bytes < 1:
+        raise RefusedInput(f"--cache-bytes {options.cache_bytes}: give at least 1")
     if options.report_pairs < 1:
         raise RefusedInput(f"--report-pairs {options.report_pairs}: give at least 1")
     # Beyond 0.5 pairs are not aligned, and unrelated images would be listed.
@@ -74,13 +93,19 @@ def main(argv: Sequence[str]) -> int:
     """Find, write and print the summary."""
     options = _parse(argv)
     _check(options)
-    from data_pipeline.leaks.record import check_writable, record_leaks  # imports torch
+    from data_pipeline.leaks.record import (  # imports torch
+        check_writable,
+        open_datasets,
+        record_leaks,
+    )
 
     if options.report is not None:
         check_writable(options.report, "--report")
+    access = ShardAccess(options.cache_dir, options.cache_bytes, options.absolute_shards)
+    train, tests = open_datasets(options.train, options.test, access)
     summary = record_leaks(
-        options.train,
-        options.test,
+        train,
+        tests,
         options.output,
         max_distance=options.max_distance,
         threads=options.threads or num_usable_cores(),
@@ -93,7 +118,8 @@ def main(argv: Sequence[str]) -> int:
         shown = write_report(
             options.report,
             options.output,
-            options.train,
+            train,
+            tests,
             [line.strip() for line in text.splitlines()],
             options.report_pairs,
         )

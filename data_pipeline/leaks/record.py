@@ -17,6 +17,7 @@ from data_pipeline.leaks.held_out import HeldOutImages, read_held_out
 from data_pipeline.leaks.progress import ReadProgress
 from data_pipeline.leaks.search import KINDS, Match, Searched, find_leaks
 from data_pipeline.leaks.table import LeakTable
+from data_pipeline.location import ShardAccess
 
 # A placeholder ("image removed") may equal thousands of test images; the file names this many of
 # each test set for a training image, the nearest. The summary counts all.
@@ -72,7 +73,7 @@ class LeakSummary:
                 f"{count:,} {kind}" for kind, count in zip(KINDS, counts, strict=True)
             )
             lines.append(
-                f"{dataset.folder}: {found:,} of {total:,} test images have a copy "
+                f"{dataset.place}: {found:,} of {total:,} test images have a copy "
                 f"({100 * found / total:.2f} %): {by_kind}"
             )
         return lines
@@ -103,9 +104,31 @@ class LeakSummary:
         return "\n".join(lines)
 
 
+def open_datasets(
+    train: Path | str, tests: Sequence[Path | str], access: ShardAccess | None = None
+) -> tuple[ShardedDataset, list[ShardedDataset]]:
+    """The dataset that is to be trained on, and those that it must not show.
+
+    Raises:
+        RefusedInput: One is no dataset, or a test set is the training set or is named twice.
+        ShardUnavailable: A remote one could not be opened.
+    """
+    opened = open_dataset(train, access)
+    datasets = [open_dataset(place, access) for place in tests]
+    seen = {opened.digest: f"--train {opened.place}"}
+    for dataset in datasets:
+        if dataset.digest in seen:
+            raise RefusedInput(
+                f"--test {dataset.place} holds the same data as {seen[dataset.digest]}; "
+                "give each dataset once"
+            )
+        seen[dataset.digest] = f"--test {dataset.place}"
+    return opened, datasets
+
+
 def record_leaks(
-    train_folder: Path,
-    test_folders: Sequence[Path],
+    train: ShardedDataset,
+    tests: Sequence[ShardedDataset],
     output: Path,
     *,
     max_distance: float,
@@ -115,18 +138,17 @@ def record_leaks(
     """Find the leaks and write them to `output`.
 
     Args:
-        train_folder: dataset that is to be trained on.
-        test_folders: datasets that it must not show.
+        train: dataset that is to be trained on.
+        tests: datasets that it must not show.
         output: Parquet file to write; see `LEAKS_SCHEMA`.
         max_distance: near and mirrored copies differ by at most this; see `pixel_distances`.
         threads: chunks worked on at a time.
         progress: tell on standard error how far it is.
 
     Raises:
-        RefusedInput: a folder is not a dataset, a test set is the training set or is named twice,
-            no image of a dataset can be read, or the file cannot be written.
+        RefusedInput: no image of a dataset can be read, or the file cannot be written.
+        ShardUnavailable: a remote shard could not be had.
     """
-    train, tests = _opened(train_folder, test_folders)
     check_writable(output, "--output")
     num_tests = sum(dataset.num_images for dataset in tests)
     with ReadProgress("test", num_tests, shown=progress) as done:
@@ -168,26 +190,10 @@ def check_writable(path: Path, option: str) -> None:
 
 def _nothing_readable(option: str, dataset: ShardedDataset, reason: str | None) -> RefusedInput:
     return RefusedInput(
-        f"{option} {dataset.folder}: none of its {dataset.num_images} images can be read, so "
+        f"{option} {dataset.place}: none of its {dataset.num_images} images can be read, so "
         f"nothing can be found; the first: {reason}; "
-        f"`python -m data_pipeline.verify {dataset.folder} --decode` lists them all"
+        f"`python -m data_pipeline.verify {dataset.place} --decode` lists them all"
     )
-
-
-def _opened(
-    train_folder: Path, test_folders: Sequence[Path]
-) -> tuple[ShardedDataset, list[ShardedDataset]]:
-    train = open_dataset(train_folder)
-    tests = [open_dataset(folder) for folder in test_folders]
-    seen = {train.digest: f"--train {train_folder}"}
-    for dataset in tests:
-        if dataset.digest in seen:
-            raise RefusedInput(
-                f"--test {dataset.folder} holds the same data as {seen[dataset.digest]}; "
-                "give each dataset once"
-            )
-        seen[dataset.digest] = f"--test {dataset.folder}"
-    return train, tests
 
 
 def _listed(matches: Sequence[Match], held_out: HeldOutImages) -> list[Match]:

@@ -17,8 +17,9 @@ from PIL import Image
 
 from configs.data_groups import LoaderConfig
 from data_pipeline.broken import BrokenImage, BrokenShard
-from data_pipeline.dataset import ShardedDataset, open_dataset
+from data_pipeline.dataset import ShardedDataset
 from data_pipeline.leaks.search import KINDS
+from data_pipeline.location import redacted
 from data_pipeline.shard_reader import ShardReader
 
 _TILE_PX = 160
@@ -35,14 +36,20 @@ figcaption { overflow-wrap: anywhere; font-size: 12px }
 
 
 def write_report(
-    path: Path, leaks: Path, train_folder: Path, summary: Sequence[str], num_pairs: int
+    path: Path,
+    leaks: Path,
+    train: ShardedDataset,
+    tests: Sequence[ShardedDataset],
+    summary: Sequence[str],
+    num_pairs: int,
 ) -> int:
     """Write the page and give the number of pairs on it.
 
     Args:
         path: file to write.
-        leaks: the pairs, as `LeakTable` wrote them; their test folders are opened.
-        train_folder: the training set that they were found in.
+        leaks: the pairs, as `LeakTable` wrote them.
+        train: the training set that they were found in.
+        tests: the test sets.
         summary: lines of text for the top of the page.
         num_pairs: how many pairs to show at most: equally many of each kind, evenly from the most
             doubtful to the clearest.
@@ -52,19 +59,19 @@ def write_report(
         rows = choose_pairs(columns["kind"].to_pylist(), columns["distance"].to_pylist(), num_pairs)
         total = columns.num_rows
         pairs = file.read().take(rows).to_pylist()
-    readers: dict[str, _Pictures] = {}
+    pictures = {dataset.place: _Pictures(dataset) for dataset in (train, *tests)}
     temporary = path.with_name(f"{path.name}.partial")
     try:
         with open(temporary, "w", encoding="utf-8") as page:
             page.write(_head(summary, len(pairs), total))
             for pair in pairs:
-                page.write(_figure(pair, train_folder, readers))
+                page.write(_figure(pair, pictures[train.place], pictures[pair["test_folder"]]))
             page.write("</div></body></html>\n")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-        for reader in readers.values():
-            reader.close()
+        for images in pictures.values():
+            images.close()
     return len(pairs)
 
 
@@ -88,9 +95,8 @@ def choose_pairs(kinds: Sequence[str], distances: Sequence[float], limit: int) -
 class _Pictures:
     """Images of a dataset as data URLs."""
 
-    def __init__(self, folder: Path) -> None:
-        self._dataset: ShardedDataset = open_dataset(folder)
-        self._reader = ShardReader(self._dataset)
+    def __init__(self, dataset: ShardedDataset) -> None:
+        self._reader = ShardReader(dataset)
 
     def tag(self, row: int) -> str:
         """An `img` element, or a note where the image cannot be decoded."""
@@ -101,7 +107,7 @@ class _Pictures:
                 self._reader.read(row), max_pixels=LoaderConfig().max_image_pixels
             )
         except (BrokenImage, BrokenShard) as error:
-            return f"<em>unreadable: {html.escape(str(error))}</em>"
+            return f"<em>unreadable: {html.escape(redacted(str(error)))}</em>"
         image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
         small = max(image.size) <= _TILE_PX
         image.thumbnail((_TILE_PX, _TILE_PX))
@@ -130,17 +136,12 @@ def _head(summary: Sequence[str], num_shown: int, total: int) -> str:
     )
 
 
-def _figure(pair: dict[str, Any], train_folder: Path, readers: dict[str, _Pictures]) -> str:
-    test_folder = pair["test_folder"]
-    for folder in (str(train_folder), test_folder):
-        if folder not in readers:
-            readers[folder] = _Pictures(Path(folder))
-    train_tag = readers[str(train_folder)].tag(pair["train_row"])
-    test_tag = readers[test_folder].tag(pair["test_row"])
+def _figure(pair: dict[str, Any], train: _Pictures, test: _Pictures) -> str:
+    train_tag, test_tag = train.tag(pair["train_row"]), test.tag(pair["test_row"])
     caption = [
         f"{pair['kind']}, distance {pair['distance']:.4f}",
         f"train: {pair['train_shard']} {pair['train_key']}",
-        f"test: {test_folder} {pair['test_shard']} {pair['test_key']}",
+        f"test: {pair['test_folder']} {pair['test_shard']} {pair['test_key']}",
     ]
     text = "<br>".join(html.escape(line) for line in caption)
     return f"<figure>{train_tag} {test_tag}<figcaption>{text}</figcaption></figure>\n"

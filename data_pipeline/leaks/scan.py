@@ -21,6 +21,7 @@ from data_pipeline.dataset import ShardedDataset
 from data_pipeline.image_reader import ImageReader
 from data_pipeline.leaks.perceptual_hash import LUMA
 from data_pipeline.leaks.views import THUMBNAIL_PX
+from data_pipeline.location import redacted
 
 _CHUNK_IMAGES = 256
 _CHUNKS_AHEAD_PER_THREAD = 2
@@ -136,7 +137,7 @@ def _read_chunk(reader: ImageReader, rows: range, digest_where: Callable[[bytes]
 
 
 def _described(broken: BrokenRecord) -> str:
-    return f"image {broken.key} of shard {broken.shard}: {broken.reason}"
+    return redacted(f"image {broken.key} of shard {broken.shard}: {broken.reason}")
 
 
 def thumbnail(image: torch.Tensor, side_px: int = THUMBNAIL_PX) -> NDArray[np.uint8]:

@@ -16,6 +16,7 @@ from configs.errors import RefusedInput
 from data_pipeline.dataset import ShardedDataset
 from data_pipeline.leaks.held_out import HeldOutImages
 from data_pipeline.leaks.search import Match
+from data_pipeline.location import redacted
 
 # Shards are named as the manifest names them; a row is a row of the dataset's index.
 LEAKS_SCHEMA = pa.schema(
@@ -56,8 +57,7 @@ class LeakTable:
             "format_version": 1,
             "train_digest": train.digest,
             "tests": [
-                {"folder": str(dataset.folder), "digest": dataset.digest}
-                for dataset in held_out.datasets
+                {"folder": dataset.place, "digest": dataset.digest} for dataset in held_out.datasets
             ],
             "max_distance": max_distance,
         }
@@ -100,7 +100,7 @@ class LeakTable:
             "train_shard": shard_name(self._train, match.train_row),
             "train_key": self._train.key(match.train_row),
             "train_row": match.train_row,
-            "test_folder": str(test.folder),
+            "test_folder": test.place,
             "test_shard": shard_name(test, test_row),
             "test_key": test.key(test_row),
             "test_row": test_row,
@@ -115,5 +115,5 @@ class LeakTable:
 
 
 def shard_name(dataset: ShardedDataset, row: int) -> str:
-    """Path of a row's shard as the manifest has it."""
-    return dataset.manifest.shards[int(dataset.shard[row])].path
+    """Path or URL of a row's shard as the manifest has it, without what a URL should not show."""
+    return redacted(dataset.manifest.shards[int(dataset.shard[row])].path)

@@ -19,6 +19,7 @@ from data_pipeline.leaks import record as record_module
 from data_pipeline.leaks.__main__ import main
 from data_pipeline.leaks.perceptual_hash import MAX_BITS, HashIndex, hash_codes
 from data_pipeline.leaks.pixel_check import pixel_distances
+from data_pipeline.leaks.record import open_datasets
 from data_pipeline.leaks.report import choose_pairs, write_report
 from data_pipeline.leaks.table import METADATA_FIELD
 from data_pipeline.leaks.views import placements, resampling, view_spans
@@ -73,7 +74,7 @@ def run(tmp_path: Path, train: list[bytes], tests: list[list[bytes]], **options)
         write_dataset(folder, [files])
     output = tmp_path / "leaks.parquet"
     settings = {"max_distance": 0.1, "threads": 2, "progress": False} | options
-    record_leaks(tmp_path / "train", folders, output, **settings)
+    record_leaks(*open_datasets(tmp_path / "train", folders), output, **settings)
     return pq.ParquetFile(output).read().to_pylist()
 
 
@@ -202,9 +203,8 @@ def test_a_placeholder_does_not_fill_the_file(tmp_path, monkeypatch):
     write_dataset(tmp_path / "train", [[image] * 5])
     write_dataset(tmp_path / "test", [[image] * 9 + [encode(scene(2))]])
     output = tmp_path / "leaks.parquet"
-    summary = record_leaks(
-        tmp_path / "train", [tmp_path / "test"], output, max_distance=0.1, threads=1
-    )
+    datasets = open_datasets(tmp_path / "train", [tmp_path / "test"])
+    summary = record_leaks(*datasets, output, max_distance=0.1, threads=1)
     assert pq.read_metadata(output).num_rows == 15
     assert (summary.num_pairs, summary.num_unlisted, summary.num_leaking) == (15, 30, 5)
     assert "9 of 10 test images have a copy (90.00 %): 9 exact" in summary.text(output)
@@ -238,7 +238,8 @@ def test_a_shard_lost_before_the_page_is_written_is_told_on_it(tmp_path):
     assert main(arguments(tmp_path)) == 0
     (tmp_path / "test" / "part-000000.tar").unlink()
     page = tmp_path / "leaks.html"
-    assert write_report(page, tmp_path / "leaks.parquet", tmp_path / "train", ["summary"], 10) == 1
+    datasets = open_datasets(tmp_path / "train", [tmp_path / "test"])
+    assert write_report(page, tmp_path / "leaks.parquet", *datasets, ["summary"], 10) == 1
     assert "<em>unreadable: " in page.read_text() and page.read_text().count("<img") == 1
 
 
