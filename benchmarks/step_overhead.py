@@ -4,8 +4,9 @@
 
 Both loops drive the same engine (same model, optimizer, options), in turn, a block of steps each.
 - vitrain: `pretrain.loop.train` with all it does at every step (learning rate, normalisation of
-  bytes, soft targets, the check for numbers that are not finite, the vote to stop, throughput) and
-  a log line with its metrics every 50 steps. Decoding images and saving checkpoints are not in it.
+  bytes, soft targets, the check for numbers that are not finite, the vote to stop, throughput,
+  shares of the time) and a log line with its metrics, norms included, every 50 steps. Decoding
+  images and saving checkpoints are not in it.
 - bare: forward, torch's cross-entropy, backward, step, on images that are normalised already.
 """
 

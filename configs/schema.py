@@ -35,7 +35,8 @@ class PretrainConfig(Section):
 
     Instead of training, `--inspect RUN` lists a run folder's status and checkpoints, and
     `--export-only RUN` writes weights out of its newest checkpoint; `--validate`, beside the other
-    options, tries everything in two steps and says what the run would need.
+    options, tries everything in two steps and says what the run would need (`--gpus N --gpu KIND`:
+    on which GPUs).
     """
 
     stage: tyro.conf.Suppress[Literal["pretrain"]] = Field(
@@ -101,11 +102,12 @@ class PretrainConfig(Section):
         default_factory=dict, description="Further DeepSpeed options, merged last; only in YAML."
     )
 
-    @field_validator("profile")
+    @field_validator("profile", mode="before")
     @classmethod
-    def _profiles_a_step(cls, profile: str | None) -> str | None:
+    def _profiles_a_step(cls, profile: object) -> object:
         if profile is not None:
-            profile_steps(profile)
+            # YAML takes 50:55 without quotes for a number to the base of 60.
+            profile_steps(profile if isinstance(profile, str) else f"{profile} (in YAML, quote it)")
         return profile
 
 

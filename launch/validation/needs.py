@@ -11,6 +11,7 @@ from launch.planner.options import parse_options
 from launch.planner.request import check_request
 from launch.validation.steps import Measured
 from pretrain.plan import Plan
+from training.console import format_duration
 
 GIB = 2**30
 _MOST_GPUS_OF_A_NODE = 8
@@ -48,10 +49,11 @@ def _here(plan: Plan, small: Plan, measured: Measured) -> str:
 
 def _length(plan: Plan, measured: Measured) -> str:
     images = plan.total_steps * plan.config.batch.global_images
-    hours = images / measured.images_per_second / 3600
+    seconds = images / measured.images_per_second
     return (
         f"{plan.total_steps:,} steps of {plan.config.batch.global_images:,} images, "
-        f"{images / plan.train.num_images:,.1f} epochs: {hours:,.1f} hours at this rate"
+        f"{images / plan.train.num_images:,.1f} epochs: "
+        f"{format_duration(seconds)} at this rate"
     )
 
 
@@ -93,5 +95,5 @@ def _planned(plan: Plan, gpus: int, gpu: str) -> Iterator[str]:
     )
     yield (
         f"{rate['images_per_second']:,.0f} images/s at {rate['mfu']:.0%} MFU, "
-        f"{told['schedule']['days'] * 24:,.1f} hours (python -m launch.plan says more)"
+        f"{format_duration(told['schedule']['days'] * 86_400)} (python -m launch.plan says more)"
     )

@@ -30,7 +30,7 @@ def test_a_shipped_recipe_is_validated_and_nothing_is_left_behind(words, tmp_pat
     for stage in ("options", "data", "model", "two steps", "evaluation", "save", "reload"):
         assert f"passed: {stage} (" in told
     assert "2 ranks on cpu in " in told
-    assert "2 x h100-80gb" in told and "hours at this rate" in told
+    assert "2 x h100-80gb" in told and " at this rate" in told
     assert "GB for checkpoints of" in told
     assert "passed" not in other
     folder = tmp_path.parent

@@ -5,6 +5,9 @@ import json
 
 import pytest
 
+from configs.errors import RefusedInput
+from configs.load import load_config
+from configs.schema import PretrainConfig
 from pretrain import loop
 
 
@@ -45,5 +48,12 @@ def test_a_profile_ends_with_the_run_and_other_ranks_make_none(plan_of, one_rank
 
 @pytest.mark.parametrize("text", ["5", "5:5", "7:5", "a:b", "1:2:3"])
 def test_a_profile_of_no_steps_is_refused(text, plan_of):
-    with pytest.raises(Exception, match=f"profile = {text}: give FIRST:LAST"):
+    with pytest.raises(RefusedInput, match=f"profile = {text}: give FIRST:LAST"):
         plan_of({"profile": text})
+
+
+def test_a_range_that_yaml_took_for_a_number_is_told(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("stage: pretrain\nprofile: 50:55\n")
+    with pytest.raises(RefusedInput, match=r"profile.*3055 \(in YAML, quote it\): give FIRST:LAST"):
+        load_config(PretrainConfig, ["--config", str(file)], "test")
