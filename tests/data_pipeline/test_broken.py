@@ -1,6 +1,7 @@
 """Broken images: the substitute rule, records, budget and quarantine file."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,17 @@ def test_a_broken_image_is_replaced_and_noted_once(tmp_path: Path) -> None:
     assert broken.take_new() == []
     assert len(broken.records()) == len(broken) == 3
     assert all(record.reason for record in broken.records())
+
+
+def test_records_hold_no_secrets(tmp_path: Path) -> None:
+    dataset = plain_dataset(tmp_path, [2])
+    (entry,) = dataset.manifest.shards
+    signed = replace(entry, path="https://me:hunter2@host/a.tar?sig=hunter2")
+    dataset.manifest = replace(dataset.manifest, shards=(signed,))
+    reader = reader_of(dataset, [BrokenRecord(1, "a.tar", "00000001", "torn")])
+    assert reader.record(1).shard == "https://***@host/a.tar?..."
+    assert "hunter2" not in reader.name(1)
+    reader.close()
 
 
 def test_what_threads_find_ahead_is_listed_only_when_noted(tmp_path: Path) -> None:

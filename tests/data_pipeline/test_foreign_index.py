@@ -24,7 +24,7 @@ from data_pipeline.manifest import Manifest
 from data_pipeline.shard_reader import ShardReader
 from data_pipeline.verify import verify_dataset
 from tests.data_pipeline.official_layouts import image_bytes
-from tests.data_pipeline.quick_transfers import quick_transfers
+from tests.data_pipeline.quick_transfers import read_sources_by, transfers_that_try
 
 FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
 OPTIONS = IndexOptions(name="theirs", split="train", workers=1)
@@ -298,7 +298,7 @@ def test_damaged_tars_are_refused(tmp_path, damage, message):
     ],
 )
 def test_bad_options_are_refused(tmp_path, monkeypatch, options, message):
-    quick_transfers(monkeypatch)
+    read_sources_by(monkeypatch, transfers_that_try(monkeypatch, 4))
     pattern = write_shards(tmp_path, [labelled(0, cls=0)])
     with pytest.raises(RefusedInput, match=message):
         main(["--shards", pattern, "--output", str(tmp_path / "i"), *options])
@@ -482,7 +482,7 @@ def test_remote_shards_are_indexed_where_they_lie(tmp_path, samples, monkeypatch
 def test_a_shard_that_arrives_in_part_is_asked_for_again(tmp_path, samples, monkeypatch):
     write_shards(tmp_path / "bucket-b", samples)
     pattern = on_a_server(tmp_path / "bucket-b")
-    quick_transfers(monkeypatch, retry_seconds=0.2)
+    read_sources_by(monkeypatch, transfers_that_try(monkeypatch, 4))
     plain, calls = MemoryFileSystem.cat_file, []
 
     def cut(self, path, start=None, end=None, **options):
@@ -502,7 +502,7 @@ def test_a_shard_that_arrives_in_part_is_asked_for_again(tmp_path, samples, monk
         raise ConnectionResetError("reset by peer")
 
     monkeypatch.setattr(MemoryFileSystem, "cat_file", stuck)
-    with pytest.raises(RefusedInput, match=r"000.tar cannot be read: gave up after \d+ .* by peer"):
+    with pytest.raises(RefusedInput, match=r"000.tar cannot be read: gave up after 4 .* by peer"):
         index_shards(pattern, tmp_path / "j", OPTIONS)
     assert not (tmp_path / "j").exists()
 

@@ -19,7 +19,11 @@ from data_pipeline.merge import merge_parts
 from data_pipeline.output_folder import Part
 from data_pipeline.output_store import open_store
 from tests.data_pipeline import official_layouts as layouts
-from tests.data_pipeline.quick_transfers import of_aiohttp, quick_transfers
+from tests.data_pipeline.quick_transfers import (
+    of_aiohttp,
+    read_sources_by,
+    transfers_that_try,
+)
 from tests.data_pipeline.s3_server import s3_server
 
 
@@ -192,7 +196,7 @@ def test_a_bad_hour_of_the_network_ends_a_build_instead_of_losing_images(
     photos, memory, tmp_path, monkeypatch, expected
 ):
     upload(photos, "memory://photos")
-    quick_transfers(monkeypatch, retry_seconds=0.2)
+    read_sources_by(monkeypatch, transfers_that_try(monkeypatch, 4))
     real, failures = MemoryFileSystem.cat_file, []
 
     def flaky(self, path, *args, **kwargs):
@@ -203,26 +207,25 @@ def test_a_bad_hour_of_the_network_ends_a_build_instead_of_losing_images(
 
     monkeypatch.setattr(MemoryFileSystem, "cat_file", flaky)
     limit, failure = 100, ConnectionResetError("by peer")
-    told = (
-        r"class1/0.jpg cannot be read: gave up after \d+ .* s; last cause: .*peer.* goes on behind"
-    )
+    told = r"class1/0.jpg cannot be read: gave up after 4 .*; last cause: .*peer.* goes on behind"
     with pytest.raises(RefusedInput, match=told):
         build_photos("memory://photos", tmp_path / "out")
-    assert 2 <= len(failures) < 100
+    assert len(failures) == 4
     failures.clear()
+    read_sources_by(monkeypatch, transfers_that_try(monkeypatch, 9))
     failure = OSError("the server answered 403 Forbidden: the token has run out")
     failure.__cause__ = of_aiohttp(403)
     with pytest.raises(RefusedInput, match=r"class1/0.jpg cannot be read: gave up after 3 .* 403"):
         build_photos("memory://photos", tmp_path / "out")
     failures.clear()
-    limit, failure = 2, ConnectionResetError("by peer")
+    limit, failure = 5, ConnectionResetError("by peer")
     assert build_photos("memory://photos", tmp_path / "out").manifest.num_images == 12
     assert (tmp_path / "out/train-000000.tar").read_bytes() == expected["train-000000.tar"]
 
 
 def test_a_file_that_went_after_it_was_listed_is_left_out(photos, memory, tmp_path, monkeypatch):
     upload(photos, "memory://photos")
-    quick_transfers(monkeypatch)
+    read_sources_by(monkeypatch, transfers_that_try(monkeypatch, 9))
     real = MemoryFileSystem.cat_file
 
     def gone(self, path, *args, **kwargs):

@@ -145,6 +145,11 @@ def test_the_message_names_file_attempts_budget_and_last_cause(clock, longest_pa
         RetryPolicy(1.0, clock, option="").run(attempt, "x.tar")
 
 
+def test_a_cause_holds_no_secrets():
+    fault = TransferFault("GET https://me:hunter2@host/x.tar?sig=hunter2 failed: token=hunter2")
+    assert str(fault) == "GET https://***@host/x.tar?... failed: token=***"
+
+
 def test_other_errors_are_not_repeated(clock):
     made = []
 
