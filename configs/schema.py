@@ -9,6 +9,7 @@ import tyro
 from pydantic import Field, field_validator, model_validator
 
 from configs.data_groups import AugmentConfig, DataConfig, LoaderConfig
+from configs.evaluation import TaskName
 from configs.few_shot import FewShotConfig
 from configs.groups import (
     BatchConfig,
@@ -117,11 +118,9 @@ class FinetuneConfig(Section):
     stage: tyro.conf.Suppress[Literal["finetune"]] = Field(
         "finetune", description="Which stage a YAML file is for."
     )
-    task: Literal["cifar10", "cifar100", "pets", "flowers", "digits", "image-folder", "shards"] = (
-        Field(
-            "cifar10",
-            description="Row of the task table: classes, official splits, validation part.",
-        )
+    task: TaskName = Field(
+        "cifar10",
+        description="Row of the task table: classes, official splits, validation part.",
     )
     pretrained: str = Field(
         "scratch",

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 
+from finetune.scores import SPOKEN, Scores, main_score
 from finetune.start import StateDict, copy_of_weights
 from finetune.state import TransferState
-from training.evaluate import Evaluation
 
 logger = logging.getLogger(__name__)
 
 
-def finish_candidate(state: TransferState, scores: Evaluation) -> None:
+def finish_candidate(state: TransferState, scores: Scores) -> None:
     """Record the learning rate's validation result, keep its weights if best, prepare the next."""
     progress, peak = state.progress, state.progress.peak
     progress.validation_broken = scores.num_broken
-    if progress.finish_candidate(scores.top1):
+    name, score = main_score(scores)
+    if progress.finish_candidate(score):
         state.chosen = copy_of_weights(state.bare_model())
     if len(progress.learning_rates) > 1:
-        logger.info("learning rate %g: validation top-1 %.2f %%", peak, 100 * scores.top1)
+        logger.info("learning rate %g: validation %s %.2f %%", peak, SPOKEN[name], 100 * score)
     _return_to_start(state)
 
 

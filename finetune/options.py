@@ -56,12 +56,17 @@ def with_run_dir(config: FinetuneConfig) -> FinetuneConfig:
     """The config with its run folder: runs/finetune-<task>-<weights>-seed<seed> by default."""
     if config.run_dir is not None:
         return config
-    parts = re.split(r"[/:@]", config.pretrained)
-    names = [part for part in parts if part not in _NAMES_OF_EVERY_EXPORT]
-    weights = re.sub(r"[^\w.-]+", "-", names[-1] if names else "weights")
-    weights = re.sub(r"\.(safetensors|npz|pth|pt)$", "", weights)
+    weights = short_name(config.pretrained)
     run_dir = Path("runs") / f"finetune-{config.task}-{weights}-seed{config.seed}"
     return config.model_copy(update={"run_dir": run_dir})
+
+
+def short_name(reference: str) -> str:
+    """What weights are called in the name of a run folder."""
+    parts = re.split(r"[/:@]", reference)
+    names = [part for part in parts if part not in _NAMES_OF_EVERY_EXPORT]
+    weights = re.sub(r"[^\w.-]+", "-", names[-1] if names else "weights")
+    return re.sub(r"\.(safetensors|npz|pth|pt)$", "", weights)
 
 
 def check_options(config: FinetuneConfig, num_processes: int) -> None:
@@ -73,18 +78,26 @@ def check_options(config: FinetuneConfig, num_processes: int) -> None:
     """
     micro_images, _ = split_batch(config.batch, num_processes)
     check_mixup(config.augment, micro_images)
-    reference = config.pretrained
-    is_path = reference != "scratch" and not re.match(r"\w+:", reference)
-    if is_path and not Path(reference).exists():
-        raise RefusedInput(
-            f"--pretrained {reference}: there is no such file or folder; give a run folder, a "
-            "weights file, runs:/ID, models:/NAME@ALIAS, timm:NAME, or scratch"
-        )
-    if reference == "scratch":
+    if config.pretrained == "scratch":
         check_resolution(input_px(config), config.model.patch_px)
+    else:
+        refuse_missing_weights("--pretrained", config.pretrained, others=", timm:NAME, or scratch")
     if len(set(config.learning_rates)) < len(config.learning_rates):
         rates = " ".join(f"{rate:g}" for rate in config.learning_rates)
         raise RefusedInput(f"--learning-rates {rates}: one is given twice; give each once")
+
+
+def refuse_missing_weights(option: str, reference: str, *, others: str) -> None:
+    """Refuse a path that leads nowhere; names in MLflow or timm are looked up later.
+
+    Raises:
+        RefusedInput: With what may be given; `others` ends the list.
+    """
+    if not re.match(r"\w+:", reference) and not Path(reference).exists():
+        raise RefusedInput(
+            f"{option} {reference}: there is no such file or folder; give a run folder, a "
+            f"weights file, runs:/ID, models:/NAME@ALIAS{others}"
+        )
 
 
 def check_resolution(resolution_px: int, patch_px: int) -> None:

@@ -16,8 +16,8 @@ class Progress:
         steps_each: Optimizer steps of each.
         candidate: Number of the one being trained; all are done when it equals their count.
         step: Steps made with it.
-        validation: Top-1 on the validation part of each finished candidate; None for one that
-            diverged.
+        validation: Score on the validation part of each finished candidate (top-1, or mean average
+            precision); None for one that diverged.
         chosen: The best candidate so far.
         seconds: Time spent training and validating, over all starts of the run.
         resumed_from_steps: `total_step` of every checkpoint the run went on from.
@@ -56,17 +56,17 @@ class Progress:
         """`total_step` at the end of the run."""
         return len(self.learning_rates) * self.steps_each
 
-    def finish_candidate(self, top1: float | None) -> bool:
+    def finish_candidate(self, score: float | None) -> bool:
         """Record a candidate's validation result and stand before the next one.
 
         Returns:
             Whether it is the best so far; of equals, the first one stays.
         """
         best = -1.0 if self.chosen is None else self.validation[self.chosen]
-        is_best = top1 is not None and (best is None or top1 > best)
+        is_best = score is not None and (best is None or score > best)
         if is_best:
             self.chosen = self.candidate
-        self.validation.append(top1)
+        self.validation.append(score)
         self.candidate += 1
         self.step = 0
         return is_best

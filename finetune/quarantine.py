@@ -16,7 +16,6 @@ from data_pipeline.broken import (
     reset_quarantine,
     told_by_shard,
 )
-from data_pipeline.index import ShardedDataset
 from data_pipeline.loader import EvalLoader
 from finetune.state import TransferState
 
@@ -48,7 +47,13 @@ def share_broken_images(state: TransferState) -> None:
     file = quarantine_file(state)
     if state.accelerator.is_main_process:
         append_quarantine(file, new)
-    _check(state, known, state.loader.dataset, file)
+    check_broken_budget(
+        known.values(),
+        state.loader.dataset.num_images,
+        state.config.max_broken_fraction,
+        option="max_broken_fraction",
+        listed_in=file,
+    )
     if new:
         told = told_by_shard(new)
         logger.warning("%d more images are broken, others stand in for them: %s", len(new), told)
@@ -64,25 +69,24 @@ def settle_evaluation(state: TransferState, images: EvalLoader) -> int:
         RefusedInput: There are too many; on all processes.
     """
     part = "test" if images is state.test else "validation"
+    return settle_images(images, part, state.folder.path, is_main=state.accelerator.is_main_process)
+
+
+def settle_images(images: EvalLoader, part: str, folder: Path | None, *, is_main: bool) -> int:
+    """The same for any images; `folder` is where the list goes, if it goes anywhere."""
     broken: dict[int, BrokenRecord] = {}
     add_new_records(broken, gather_object(images.broken))
-    file = state.folder.path / f"quarantine-{part}.jsonl"
-    if state.accelerator.is_main_process:
+    file = None if folder is None else folder / f"quarantine-{part}.jsonl"
+    if is_main and file is not None:
         reset_quarantine(file, broken.values())
-    _check(state, broken, images.dataset, file)
+    check_broken_budget(
+        broken.values(),
+        images.dataset.num_images,
+        images.max_broken_fraction,
+        option="max_broken_fraction",
+        listed_in=file,
+    )
     if broken:
         told = told_by_shard(broken.values())
         logger.warning("%d %s images are broken and not scored: %s", len(broken), part, told)
     return len(broken)
-
-
-def _check(
-    state: TransferState, broken: dict[int, BrokenRecord], dataset: ShardedDataset, file: Path
-) -> None:
-    check_broken_budget(
-        broken.values(),
-        dataset.num_images,
-        state.config.max_broken_fraction,
-        option="max_broken_fraction",
-        listed_in=file,
-    )

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from finetune.quarantine import share_broken_images
+from finetune.scores import Scores, metrics_of
 from finetune.state import TransferState
 from finetune.step import StepOutcome
 from tracking import metric_names as names
 from tracking.run import TrackedRun
 from tracking.system import system_metrics
 from training.console import ProgressLine
-from training.evaluate import Evaluation
-
-_SCORE_NAMES = ("top1", "top5", "mean_per_class", "real_top1", "loss")
 
 
 class Reporter:
@@ -42,19 +40,12 @@ class Reporter:
         self.tracked.log_metrics(progress.total_step, metrics)
         self._line.log(progress.total_step, metrics)
 
-    def validation(self, state: TransferState, scores: Evaluation) -> None:
+    def validation(self, state: TransferState, scores: Scores) -> None:
         """Report scores on the validation part."""
-        metrics = scores_by_name("validation", scores)
+        metrics = metrics_of("validation", scores)
         self.tracked.log_metrics(state.progress.total_step, metrics)
         self._line.log(state.progress.total_step, metrics)
 
     def close(self) -> None:
         """Take the progress bar away."""
         self._line.close()
-
-
-def scores_by_name(part: str, scores: Evaluation) -> dict[str, float]:
-    """Metric names ("test/top1") and values of an evaluation."""
-    values = {name: getattr(scores, name) for name in _SCORE_NAMES}
-    values["broken_images"] = scores.num_broken
-    return {f"{part}/{name}": float(v) for name, v in values.items() if v is not None}

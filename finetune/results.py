@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
 from finetune.candidates import put_weights
-from finetune.report import scores_by_name
+from finetune.scores import Scores, main_score, metrics_of, per_class_of, record_of, told
 from finetune.scoring import score
 from finetune.start import StateDict
 from finetune.state import TransferState
@@ -41,38 +40,29 @@ def finish(state: TransferState, tracked: TrackedRun) -> Result:
     put_weights(state, chosen)
     scores = score(state, state.test, state.data.real_labels)
     result = _result(state, scores, weights_sha256(chosen))
-    tracked.log_metrics(progress.total_steps, scores_by_name("test", scores))
+    tracked.log_metrics(progress.total_steps, metrics_of("test", scores))
     if state.accelerator.is_main_process:
         _export(state, chosen, result, tracked)
         _draw(state, scores, tracked)
         state.folder.write_result(result)
         tracked.log_artifact(state.folder.path / "result.json")
         tracked.set_tags({"chosen_learning_rate": f"{result['learning_rate']:g}"})
-        tracked.link_transfer(state.start.tags, state.config.task, scores.top1)
+        name, value = main_score(scores)
+        tracked.link_transfer(state.start.tags, state.config.task, value, name)
         _tell(state, result)
     return result
 
 
-def _result(state: TransferState, scores: Evaluation, sha256: str) -> Result:
+def _result(state: TransferState, scores: Scores, sha256: str) -> Result:
     config, progress = state.config, state.progress
     assert progress.chosen is not None
-    per_class = dict(zip(state.data.test.classes, scores.per_class.tolist(), strict=True))
     return {
         "task": config.task,
-        "test": {
-            "top1": scores.top1,
-            "top5": scores.top5,
-            "mean_per_class": scores.mean_per_class,
-            "loss": scores.loss,
-            "images": scores.num_images,
-            **_real(scores),
-            "broken_images": scores.num_broken,
-        },
-        # A class without test images has no accuracy.
-        "per_class": {k: None if math.isnan(v) else v for k, v in per_class.items()},
+        "test": record_of(scores),
+        "per_class": per_class_of(scores, state.data.test.classes),
         "validation": {
-            f"{rate:g}": top1
-            for rate, top1 in zip(progress.learning_rates, progress.validation, strict=True)
+            f"{rate:g}": score
+            for rate, score in zip(progress.learning_rates, progress.validation, strict=True)
         },
         "learning_rate": progress.learning_rates[progress.chosen],
         "seed": config.seed,
@@ -94,12 +84,6 @@ def _result(state: TransferState, scores: Evaluation, sha256: str) -> Result:
     }
 
 
-def _real(scores: Evaluation) -> dict[str, float]:
-    if scores.real_top1 is None:
-        return {}
-    return {"real_top1": scores.real_top1, "real_images": scores.num_real_images}
-
-
 def _export(state: TransferState, chosen: StateDict, result: Result, tracked: TrackedRun) -> None:
     facts = ("task", "test", "learning_rate", "seed", "steps", "pretrained")
     card = WeightsCard(
@@ -113,14 +97,15 @@ def _export(state: TransferState, chosen: StateDict, result: Result, tracked: Tr
     )
     save_weights(state.folder.export, chosen, card)
     if register_as := state.config.tracking.register_as:
-        metrics = {f"test/{name}": result["test"][name] for name in ("top1", "top5")}
+        shown = ("top1", "top5", "mean_average_precision")
+        metrics = {f"test/{k}": v for k, v in result["test"].items() if k in shown}
         tracked.log_weights(state.folder.export, register_as=register_as, metrics=metrics)
 
 
-def _draw(state: TransferState, scores: Evaluation, tracked: TrackedRun) -> None:
+def _draw(state: TransferState, scores: Scores, tracked: TrackedRun) -> None:
     plots = state.folder.path / "plots"
     drawn: list[Path] = [curves_png(TrackingFiles(state.folder.path).metrics, plots / "curves.png")]
-    if scores.confusion is not None:
+    if isinstance(scores, Evaluation) and scores.confusion is not None:
         matrix, classes = scores.confusion.numpy(), state.data.test.classes
         drawn.append(confusion_matrix_png(matrix, classes, plots / "confusion.png"))
     for path in drawn:
@@ -128,20 +113,7 @@ def _draw(state: TransferState, scores: Evaluation, tracked: TrackedRun) -> None
 
 
 def _tell(state: TransferState, result: Result) -> None:
-    test = result["test"]
     if len(state.progress.learning_rates) > 1:
         logger.info("learning rate %g was best on the validation part", result["learning_rate"])
-    logger.info(
-        "test: top-1 %.2f %%, top-5 %.2f %%, mean per class %.2f %% of %d images",
-        100 * test["top1"],
-        100 * test["top5"],
-        100 * test["mean_per_class"],
-        test["images"],
-    )
-    if "real_top1" in test:
-        logger.info(
-            "test: ReaL top-1 %.2f %% of %d images",
-            100 * test["real_top1"],
-            test["real_images"],
-        )
+    logger.info("test: %s", told(result["test"]))
     logger.info("results: %s", state.folder.path / "result.json")

@@ -8,15 +8,15 @@ import torch
 
 from data_pipeline.augment import normalise
 from data_pipeline.loader import EvalLoader
-from data_pipeline.real_labels import RealLabels, batches_with_real_labels
+from data_pipeline.real_labels import RealLabels
 from finetune.quarantine import settle_evaluation
+from finetune.scores import Scores, score_images
 from finetune.state import TransferState
-from training.evaluate import Evaluation, evaluate
 
 
 def score(
     state: TransferState, images: EvalLoader, real_labels: RealLabels | None = None
-) -> Evaluation:
+) -> Scores:
     """Score the model as it is on every image once, over all processes; a collective.
 
     Raises:
@@ -27,13 +27,12 @@ def score(
         return state.model(normalise(batch, state.start.mean, state.start.std))
 
     state.model.eval()
-    device = state.accelerator.device
     with state.meter.pause():
-        scores = evaluate(
+        scores = score_images(
             forward,
-            batches_with_real_labels(images, device, real_labels),
-            num_classes=state.start.architecture.num_classes,
-            device=device,
+            images,
+            device=state.accelerator.device,
             distributed=state.accelerator.num_processes > 1,
+            real_labels=real_labels,
         )
     return replace(scores, num_broken=settle_evaluation(state, images))

@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -89,9 +89,16 @@ def make_accelerator(config: FinetuneConfig) -> Accelerator:
     """Join the other processes, if there are any, on this process's device."""
     if config.deterministic:
         make_deterministic()
-    use_cpu = not torch.cuda.is_available() or _cpu_was_asked_for()
-    precision = resolve_precision(config.precision, "cpu" if use_cpu else "cuda")
     _, accumulation_steps = split_batch(config.batch, world_size())
+    return join_processes(config.precision, accumulation_steps)
+
+
+def join_processes(
+    wanted: Literal["auto", "fp32", "bf16"], accumulation_steps: int = 1
+) -> Accelerator:
+    """Join the other processes, computing in the precision that is wanted."""
+    use_cpu = not torch.cuda.is_available() or _cpu_was_asked_for()
+    precision = resolve_precision(wanted, "cpu" if use_cpu else "cuda")
     return Accelerator(
         # Said outright: left to itself, Accelerate forms no process group without a GPU.
         cpu=use_cpu,
@@ -99,6 +106,16 @@ def make_accelerator(config: FinetuneConfig) -> Accelerator:
         gradient_accumulation_steps=accumulation_steps,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
     )
+
+
+def leave_processes(accelerator: Accelerator) -> None:
+    """Leave the process group, once nothing uses it any more.
+
+    Accelerate and the wrapped model hold on to it, and its threads would then live until the
+    interpreter is half gone: gloo's abort the process at that point, now and then.
+    """
+    accelerator.free_memory()
+    accelerator.end_training()
 
 
 def _cpu_was_asked_for() -> bool:

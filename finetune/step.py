@@ -9,7 +9,8 @@ import torch
 
 from data_pipeline.augment import normalise
 from finetune.state import TransferState
-from training.losses import soft_targets, softmax_cross_entropy
+from training.losses import masked_sigmoid_cross_entropy, soft_targets, softmax_cross_entropy
+from training.mixup import Mixup
 from training.schedule import learning_rate
 
 
@@ -72,6 +73,13 @@ def _accumulate_micro_batch(state: TransferState) -> torch.Tensor:
     # Processes exchange gradients at the last micro batch of a step only.
     with state.accelerator.accumulate(state.model):
         logits = state.model(inputs)
-        loss = softmax_cross_entropy(logits, mixup(soft_targets(labels, logits.shape[1])))
+        loss = _loss(logits, labels, mixup)
         state.accelerator.backward(loss)
     return loss.detach()
+
+
+def _loss(logits: torch.Tensor, labels: torch.Tensor, mixup: Mixup) -> torch.Tensor:
+    """Mean loss of logits (batch, C): softmax for labels (batch,), sigmoid for sets (batch, C)."""
+    if labels.ndim == 2:
+        return mixup.loss(masked_sigmoid_cross_entropy, logits, labels)
+    return softmax_cross_entropy(logits, mixup(soft_targets(labels, logits.shape[1])))

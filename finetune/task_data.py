@@ -16,6 +16,7 @@ from filelock import FileLock
 from configs.errors import RefusedInput
 from configs.subset import SubsetConfig
 from data_pipeline.build import build_dataset
+from data_pipeline.few_shot_images import TEST_FOLDERS
 from data_pipeline.index import MANIFEST_FILE, ShardedDataset, open_dataset
 from data_pipeline.order import stable_permutation
 from data_pipeline.real_labels import RealLabels, read_real_labels
@@ -26,7 +27,6 @@ from finetune.tasks import TASKS, Task
 logger = logging.getLogger(__name__)
 
 SHARDS_FOLDER = "vitrain-shards"
-TEST_FOLDERS = ("test", "val", "validation")
 
 
 @dataclass(frozen=True)
@@ -167,23 +167,12 @@ def open_task_data(
     filter moves one of its images into the training set.
 
     Raises:
-        RefusedInput: The two folders do not have the same classes, too few images to hold any
-            out, a subset that cannot be had, or a second labelling that is not of the test images.
+        RefusedInput: The two folders do not have the same classes or kind of labels, too few images
+            to hold any out, a subset that cannot be had, or a second labelling that is not of the
+            test images.
     """
     whole, test = open_dataset(folders[0]), open_dataset(folders[1])
-    for dataset in (whole, test):
-        if dataset.is_multi_label:
-            raise RefusedInput(
-                f"{dataset.folder} has label sets: an image may show several classes. Finetuning "
-                "takes one label an image; pretraining with loss.kind sigmoid takes sets"
-            )
-    if whole.classes != test.classes:
-        differing = sorted(set(whole.classes) ^ set(test.classes))
-        told = f"only one of them has {differing[0]!r}" if differing else "their order differs"
-        raise RefusedInput(
-            f"{folders[0]} has {whole.num_classes} classes, {folders[1]} has {test.num_classes}: "
-            f"{told}; training and test images need the same classes"
-        )
+    _refuse_two_kinds(whole, test)
     held_out = validation_rows(whole, validation_fraction)
     rest = np.setdiff1d(np.arange(whole.num_images), held_out)
     train = training_images(whole, subset, seed=seed, candidates=rest)
@@ -192,10 +181,37 @@ def open_task_data(
     all_of_them = subset.model_copy(update={"fraction": None, "images_per_class": None})
     validation = training_images(whole, all_of_them, seed=seed, candidates=held_out)
     test = class_images(test, subset)
+    _refuse_parts_without_positives(validation, test)
     real_labels = None
     if test_real_labels is not None:
         real_labels = read_real_labels(test_real_labels, test, "test_real_labels")
     return TaskData(train=train, validation=validation, test=test, real_labels=real_labels)
+
+
+def _refuse_two_kinds(train: ShardedDataset, test: ShardedDataset) -> None:
+    if train.is_multi_label != test.is_multi_label:
+        sets, single = (train, test) if train.is_multi_label else (test, train)
+        raise RefusedInput(
+            f"{sets.folder} has label sets, {single.folder} one label an image; give two of a kind"
+        )
+    if train.classes != test.classes:
+        differing = sorted(set(train.classes) ^ set(test.classes))
+        told = f"only one of them has {differing[0]!r}" if differing else "their order differs"
+        raise RefusedInput(
+            f"{train.folder} has {train.num_classes} classes, {test.folder} has "
+            f"{test.num_classes}: {told}; training and test images need the same classes"
+        )
+
+
+def _refuse_parts_without_positives(validation: ShardedDataset, test: ShardedDataset) -> None:
+    """Without an image that shows something, there is no average precision to compare by."""
+    remedies = {"validation": "raise validation_fraction", "test": "give other test images"}
+    for (part, remedy), dataset in zip(remedies.items(), (validation, test), strict=True):
+        if dataset.is_multi_label and not dataset.images_per_class().any():
+            raise RefusedInput(
+                f"none of the {dataset.num_images} {part} images of {dataset.folder} is known to "
+                f"show any class; {remedy}"
+            )
 
 
 def validation_rows(dataset: ShardedDataset, fraction: float) -> np.ndarray:

@@ -17,7 +17,13 @@ from finetune.loop import train
 from finetune.report import Reporter
 from finetune.results import TrainingDiverged, finish
 from finetune.start import build_start
-from finetune.state import TransferState, build_state, launched_in_vain, make_accelerator
+from finetune.state import (
+    TransferState,
+    build_state,
+    launched_in_vain,
+    leave_processes,
+    make_accelerator,
+)
 from finetune.task_data import TaskData, open_task_data, prepare_shards
 from finetune.tasks import TASKS
 from tracking.lineage import resolve_weights
@@ -42,7 +48,7 @@ def transfer(config: FinetuneConfig) -> int:
     accelerator = make_accelerator(config)
     folder = RunFolder(config.run_dir, accelerator.is_main_process)
     with ExitStack() as stack:
-        stack.callback(_leave, accelerator)
+        stack.callback(leave_processes, accelerator)
         agreed(accelerator, lambda: stack.enter_context(folder.lock()))
         setup_logging(folder.path, accelerator.is_main_process)
         return _run(config, accelerator, folder)
@@ -64,16 +70,6 @@ def _run(config: FinetuneConfig, accelerator: Accelerator, folder: RunFolder) ->
     # Launchers end all processes when the first one leaves; the main one has sent its results now.
     accelerator.wait_for_everyone()
     return code
-
-
-def _leave(accelerator: Accelerator) -> None:
-    """Leave the process group, once nothing uses it any more.
-
-    Accelerate and the wrapped model hold on to it, and its threads would then live until the
-    interpreter is half gone: gloo's abort the process at that point, now and then.
-    """
-    accelerator.free_memory()
-    accelerator.end_training()
 
 
 def _prepare(config: FinetuneConfig, accelerator: Accelerator, folder: RunFolder) -> TransferState:

@@ -33,7 +33,9 @@ class ResolvedWeights:
     """pretrain.run_id and pretrain.model_id, as far as they are known."""
 
 
-def resolve_weights(reference: str, uri: str | None = None) -> ResolvedWeights:
+def resolve_weights(
+    reference: str, uri: str | None = None, *, option: str = "--pretrained"
+) -> ResolvedWeights:
     """Files and origin of pretrained weights.
 
     Args:
@@ -41,13 +43,14 @@ def resolve_weights(reference: str, uri: str | None = None) -> ResolvedWeights:
             into mlruns/weights/), a run folder or its exported weights (with the ids it was tracked
             under), or anything else, which is given back unchanged.
         uri: The MLflow store; None means MLFLOW_TRACKING_URI, else the repository's own.
+        option: What named the weights, for messages.
 
     Raises:
         RefusedInput: No such run, model or version; a run without weights; MLflow does not answer.
     """
     scheme, separator, name = reference.partition(":/")
     if separator and scheme in ("runs", "models"):
-        return _from_mlflow(reference, scheme, name.strip("/"), tracking_uri(uri))
+        return _from_mlflow(f"{option} {reference}", scheme, name.strip("/"), tracking_uri(uri))
     path = Path(reference)
     exports = [folder for folder in (path, path.parent) if folder.name == "export"]
     run_dirs = [path, *(folder.parent for folder in exports)]
@@ -59,17 +62,17 @@ def resolve_weights(reference: str, uri: str | None = None) -> ResolvedWeights:
     return ResolvedWeights(path, {key: value for key, value in ids.items() if value})
 
 
-def _from_mlflow(reference: str, scheme: str, name: str, uri: str) -> ResolvedWeights:
+def _from_mlflow(told: str, scheme: str, name: str, uri: str) -> ResolvedWeights:
     try:
         client = open_client(uri)
-        model_id = _model_of_run(client, name) if scheme == "runs" else _model_id(client, name)
+        model_id = (_model_of_run if scheme == "runs" else _model_id)(client, name, told)
         model = client.get_logged_model(model_id)
         path = _download(uri, model)
     except RefusedInput:
         raise
     except Exception as error:
         # MLflow's client lets errors of several libraries through: requests, sqlalchemy, its own.
-        raise RefusedInput(f"--pretrained {reference}: {_explain(error, redact(uri))}") from error
+        raise RefusedInput(f"{told}: {_explain(error, redact(uri))}") from error
     tags = {RUN_ID_TAG: model.source_run_id, MODEL_ID_TAG: model_id}
     return ResolvedWeights(path, {key: value for key, value in tags.items() if value})
 
@@ -85,7 +88,7 @@ def _explain(error: Exception, uri: str) -> str:
     )
 
 
-def _model_of_run(client: "MlflowClient", run_id: str) -> str:
+def _model_of_run(client: "MlflowClient", run_id: str, told: str) -> str:
     run = client.get_run(run_id)
     models = client.search_logged_models(
         [run.info.experiment_id],
@@ -95,13 +98,13 @@ def _model_of_run(client: "MlflowClient", run_id: str) -> str:
     )
     if not models:
         raise RefusedInput(
-            f"--pretrained runs:/{run_id}: run {run.info.run_name!r} has no weights "
+            f"{told}: run {run.info.run_name!r} has no weights "
             f"(its status is {run.info.status}); weights are exported when pretraining ends"
         )
     return models[0].model_id
 
 
-def _model_id(client: "MlflowClient", name: str) -> str:
+def _model_id(client: "MlflowClient", name: str, told: str) -> str:
     if "@" in name:
         version = client.get_model_version_by_alias(*name.rsplit("@", 1))
     elif "/" in name:
@@ -110,13 +113,13 @@ def _model_id(client: "MlflowClient", name: str) -> str:
         return name
     else:
         raise RefusedInput(
-            f"--pretrained models:/{name} names no version; write models:/{name}@ALIAS, "
+            f"{told} names no version; write models:/{name}@ALIAS, "
             f"models:/{name}/VERSION or models:/m-ID"
         )
     scheme, _, model_id = (version.source or "").partition(":/")
     if scheme != "models" or not model_id.startswith("m-"):
         raise RefusedInput(
-            f"--pretrained models:/{name} was not registered by vitrain (its source is "
+            f"{told} was not registered by vitrain (its source is "
             f"{version.source}); download its files and give the path"
         )
     return model_id

@@ -22,6 +22,7 @@ class MultiLabelEvaluation:
         loss: Mean loss of an image: binary cross-entropy summed over its known classes.
         num_images: Images of which at least one class is known.
         num_known: Pairs of image and class that were scored.
+        num_broken: Images left out because they cannot be read; known to who loads them.
     """
 
     mean_average_precision: float
@@ -29,6 +30,7 @@ class MultiLabelEvaluation:
     loss: float
     num_images: int
     num_known: int
+    num_broken: int = 0
 
 
 def evaluate_multi_label(

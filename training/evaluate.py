@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+LossKind = Literal["softmax", "sigmoid"]
+
 MAX_CONFUSION_CLASSES = 1024
 """Above this many classes no confusion matrix is kept (int64: 8 MiB at this size)."""
 
@@ -51,7 +53,7 @@ def evaluate(
     num_classes: int,
     device: torch.device | str,
     distributed: bool,
-    loss_kind: Literal["softmax", "sigmoid"] = "softmax",
+    loss_kind: LossKind = "softmax",
 ) -> Evaluation:
     """Score a model on all batches of all ranks.
 

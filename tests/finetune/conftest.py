@@ -5,11 +5,21 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline import build, stream_writer
 from finetune.task_data import prepare_shards
 from tests.finetune.toy_task import forget_accelerate, write_image_folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package", autouse=True)
+def _one_core() -> Iterator[None]:
+    """Writers work in this process: workers of their own import torch for seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (build, stream_writer):
+            patch.setattr(module, "num_usable_cores", lambda: 1)
+        yield
+
+
+@pytest.fixture(scope="package")
 def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder of the task image-folder, with its shards built."""
     folder = write_image_folder(tmp_path_factory.mktemp("toy"))

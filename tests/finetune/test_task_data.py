@@ -13,7 +13,6 @@ from data_pipeline.index import open_dataset
 from finetune import download, task_data
 from finetune.task_data import open_task_data, prepare_shards, validation_rows
 from finetune.tasks import TASKS
-from tests.data_pipeline.sample_label_sets import label_set_dataset
 from tests.finetune.toy_task import CLASSES, TRAIN_IMAGES_PER_CLASS, write_image_folder
 
 
@@ -159,9 +158,3 @@ def test_other_classes_in_the_test_set_are_refused(shards, tmp_path):
 def test_a_validation_part_that_leaves_nothing_is_refused(shards):
     with pytest.raises(RefusedInput, match="leaves none to train on"):
         open_task_data(shards, validation_fraction=0.999, subset=SubsetConfig(), seed=0)
-
-
-def test_images_with_label_sets_are_refused(tmp_path):
-    sets = label_set_dataset(tmp_path / "sets").folder
-    with pytest.raises(RefusedInput, match="has label sets: an image may show several classes"):
-        open_task_data((sets, sets), validation_fraction=0.2, subset=SubsetConfig(), seed=0)

@@ -49,7 +49,7 @@ def test_the_test_set_is_scored_by_second_labels_too(toy_folder, tmp_path, capsy
     result = run(toy_folder, tmp_path / "run", steps=12, test_real_labels=tmp_path / "real.json")
     assert result["test"]["real_images"] == 10 and result["test"]["real_top1"] > 0.9
     out = capsys.readouterr().out
-    assert f"test: ReaL top-1 {100 * result['test']['real_top1']:.2f} % of 10 images" in out
+    assert f"; ReaL top-1 {100 * result['test']['real_top1']:.2f} % of 10 images" in out
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     logged = [row["values"] for row in rows if "test/real_top1" in row["values"]]
     assert [values["test/real_top1"] for values in logged] == [result["test"]["real_top1"]]
