@@ -95,3 +95,11 @@ class EvaluateConfig(ScoringConfig):
 
 class FewShotRunConfig(ScoringConfig, ProbeConfig):
     """Few-shot linear probes of weights on a task (docs/evaluation.md)."""
+
+    run_dir: Path | None = Field(
+        None,
+        description=(
+            "Folder that keeps the result; MLflow gets it too. None means "
+            "runs/few-shot-<task>-<weights>."
+        ),
+    )

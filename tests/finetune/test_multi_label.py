@@ -12,14 +12,20 @@ from data_pipeline.augment import EvalTransform, normalise
 from data_pipeline.dataset import ShardedDataset
 from data_pipeline.index import open_dataset
 from data_pipeline.loader import EvalLoader
+from finetune.evaluate import main as evaluate
 from finetune.step import _loss
 from finetune.task_data import open_task_data, prepare_shards
 from finetune.transfer import transfer
-from models.weights import load_weights, model_from_weights
+from models.weights import WeightsCard, load_weights, model_from_weights, save_weights
+from models.zoo import Architecture, build_model
 from tests.data_pipeline.sample_label_sets import label_set_dataset
 from tests.finetune.toy_task import toy_config
 from training.losses import masked_sigmoid_cross_entropy
 from training.mixup import Mixup, Pairing
+
+ARCHITECTURE = Architecture(
+    depth=1, width=32, heads=2, mlp_dim=64, patch_px=4, image_px=(8, 8), num_classes=4
+)
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +112,21 @@ def test_parts_that_show_nothing_are_refused(sets, monkeypatch):
     monkeypatch.setattr(ShardedDataset, "images_per_class", lambda self: np.zeros(4, np.int64))
     with pytest.raises(RefusedInput, match=r"none of the 10 validation images .* raise validation"):
         parts_of(sets)
+
+
+def test_evaluating_label_sets_gives_average_precision(sets, tmp_path, capsys):
+    model = build_model(ARCHITECTURE, seed=0)
+    torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(1))
+    classes = tuple(f"class{number}" for number in range(4))
+    save_weights(tmp_path / "w", model.state_dict(), WeightsCard(ARCHITECTURE, classes=classes))
+    words = ["--weights", str(tmp_path / "w"), "--shards", str(sets / "test")]
+    words += ["--precision", "fp32", "--eval-resize-px", "9", "--batch-images", "10", "--json"]
+    capsys.readouterr()
+    assert evaluate(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    expected = average_precision_of(tmp_path / "w", open_dataset(sets / "test"))
+    assert list(found["per_class"].values()) == pytest.approx(expected.tolist(), rel=1e-4)
+    assert found["test"]["mean_average_precision"] == pytest.approx(
+        float(expected.mean()), rel=1e-4
+    )
+    assert found["test"]["known_labels"] == 64 and "real_top1" not in found["test"]
