@@ -60,10 +60,13 @@ def start(tmp_path):
         play(
             tmp_path / "bin",
             {
-                "srun": f'printf "%s\\n" "$MASTER_ADDR" "$@" > {tmp_path}/srun\n{body}',
+                # The last word of the step that asks whether all nodes answer is "true".
+                "srun": 'if [ "${@: -1}" = true ]; then exit "${SILENT:-0}"; fi\n'
+                f'printf "%s\\n" "$MASTER_ADDR" "$@" > {tmp_path}/srun\n{body}',
                 "scontrol": f'if [ "$1" = show ]; then echo "JobId=7 JobState={state} X=1"; fi\n'
-                f'echo "$*" >> {tmp_path}/scontrol',
-                "sleep": "exit 0",
+                f'echo "$*" >> {tmp_path}/scontrol\n'
+                'if [ "$2" = config ]; then echo "SlurmdTimeout           = 30 sec"; fi',
+                "sleep": f"echo $1 >> {tmp_path}/slept",
                 "git": "echo abc",
             },
         )
@@ -74,6 +77,7 @@ def start(tmp_path):
             "PATH": path_with(tmp_path / "bin"),
             "SLURM_JOB_ID": "7",
             "SLURM_CPUS_PER_TASK": "4",
+            "SLURM_NNODES": "2",
             **variables,
         }
         return subprocess.Popen(
@@ -81,11 +85,13 @@ def start(tmp_path):
         )
 
     start.run = run
-    start.requeued = lambda: [
-        line
-        for line in (tmp_path / "scontrol").read_text().splitlines()
-        if line.startswith("requeue")
-    ]
+
+    def requeued() -> list[str]:
+        asked = tmp_path / "scontrol"
+        lines = asked.read_text().splitlines() if asked.exists() else []
+        return [line for line in lines if line.startswith("requeue")]
+
+    start.requeued = requeued
     return start
 
 
@@ -137,6 +143,26 @@ def test_what_the_run_told_before_a_rank_was_killed_counts(start):
     # This start died before it could tell anything: what is there is of the one before.
     start("exit 137").communicate(timeout=20)
     assert start.requeued() == ["requeue 7"]
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "silent", "waits"),
+    [
+        (1, "RUNNING", "1", True),
+        (1, "RUNNING", "0", False),  # the run's own failure
+        (137, "CANCELLED", "1", False),
+        (2, "RUNNING", "1", False),
+    ],
+)
+def test_a_failure_waits_for_slurm_where_a_node_does_not_answer(
+    code, state, silent, waits, start, tmp_path
+):
+    process = start(f"exit {code}", state, SILENT=silent)
+    said = process.communicate(timeout=20)[0]
+    assert process.returncode == code and start.requeued() == []
+    assert ("a node does not answer" in said) == waits
+    slept = tmp_path / "slept"
+    assert (slept.read_text() if slept.exists() else "") == ("150\n" if waits else "")
 
 
 def test_a_task_of_an_array_requeues_itself_and_not_the_array(start):
