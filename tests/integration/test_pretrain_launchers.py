@@ -82,36 +82,59 @@ def has_reached(run: Path, step: int) -> Callable[[], bool]:
     return ask
 
 
-def test_under_deepspeed_signals_to_a_rank_and_the_launchers_death_both_save(start, tmp_path):
-    run, log = tmp_path / "run", tmp_path / "log"
-    launcher = start(DEEPSPEED)
+def everything_of(run: Path) -> list[list[str]]:
+    """Command lines of all processes that were given this run folder, launchers among them."""
+    lines = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    return [words for words in lines if str(run) in words]
+
+
+def kill_a_rank(launcher: subprocess.Popen, run: Path, log: Path) -> None:
+    """kill -9 of one: launcher and other rank end promptly, and nothing says that all is well."""
     wait_until(has_reached(run, 5), log)
     assert len(ranks_of(run)) == 2
-    os.kill(ranks_of(run)[1].pid, signal.SIGUSR1)
-    assert launcher.wait(PATIENCE_SECONDS) == 85, log.read_text()
-    first = read_json(run / "status.json")
-    assert (first["state"], first["reason"]) == ("saved", "rank 1: SIGUSR1")
+    ranks_of(run)[1].kill()
+    assert launcher.wait(60) != 0, log.read_text()
+    wait_until(lambda: not everything_of(run), log)
+    assert read_json(run / "status.json")["state"] in ("running", "failed")
+
+
+def kill_the_launcher(launcher: subprocess.Popen, run: Path, log: Path) -> int:
+    """kill -9 of the launcher: its ranks notice and save; gives the step."""
+    wait_until(has_reached(run, read_json(run / "status.json")["step"] + 5), log)
+    launcher.kill()
+    launcher.wait(60)
+    wait_until(lambda: not everything_of(run), log)
+    status = read_json(run / "status.json")
+    assert status["state"] == "saved" and "parent is gone" in status["reason"], log.read_text()
+    newest = (run / "checkpoints" / "latest").read_text().strip()
+    assert newest == f"step-{status['step']:08d}"
+    return status["step"]
+
+
+def test_under_deepspeed_all_ends_with_a_dead_rank_a_dead_launcher_a_signal(start, tmp_path):
+    run, log = tmp_path / "run", tmp_path / "log"
+    kill_a_rank(start(DEEPSPEED), run, log)
+    step = kill_the_launcher(start(DEEPSPEED), run, log)
 
     launcher = start(DEEPSPEED)
-    wait_until(has_reached(run, first["step"] + 5), log)
-    launcher.terminate()
-    launcher.wait(PATIENCE_SECONDS)
-    wait_until(lambda: not ranks_of(run), log)
-    second = read_json(run / "status.json")
-    assert second["state"] == "saved" and second["step"] > first["step"], log.read_text()
-    assert "parent is gone" in second["reason"]
-    assert second["resumed_from_steps"] == [first["step"]]
-    newest = (run / "checkpoints" / "latest").read_text().strip()
-    assert newest == f"step-{second['step']:08d}"
+    wait_until(has_reached(run, step + 5), log)
+    os.kill(ranks_of(run)[1].pid, signal.SIGUSR1)
+    assert launcher.wait(PATIENCE_SECONDS) == 85, log.read_text()
+    status = read_json(run / "status.json")
+    assert (status["state"], status["reason"]) == ("saved", "rank 1: SIGUSR1")
+    assert status["step"] > step and status["resumed_from_steps"][-1] == step
 
 
-def test_under_torchrun_a_signal_to_the_launcher_saves_and_the_next_start_ends(start, tmp_path):
+def test_under_torchrun_all_ends_with_a_dead_rank_a_dead_launcher_a_signal(start, tmp_path):
     run, log = tmp_path / "run", tmp_path / "log"
+    kill_a_rank(start(TORCHRUN), run, log)
+    step = kill_the_launcher(start(TORCHRUN), run, log)
+
     launcher = start(TORCHRUN)
-    wait_until(has_reached(run, 5), log)
+    wait_until(has_reached(run, step + 5), log)
     launcher.terminate()
     assert launcher.wait(PATIENCE_SECONDS) != 0
-    wait_until(lambda: not ranks_of(run), log)
+    wait_until(lambda: not everything_of(run), log)
     saved = read_json(run / "status.json")
     assert saved["state"] == "saved", log.read_text()
 
@@ -119,7 +142,7 @@ def test_under_torchrun_a_signal_to_the_launcher_saves_and_the_next_start_ends(s
     assert launcher.wait(PATIENCE_SECONDS) == 0, log.read_text()
     status = read_json(run / "status.json")
     assert (status["state"], status["step"]) == ("finished", saved["step"] + 5)
-    assert status["resumed_from_steps"] == [saved["step"]]
+    assert status["resumed_from_steps"][-1] == saved["step"]
 
 
 def test_two_machines_of_a_hostfile_without_ssh(start, tmp_path):

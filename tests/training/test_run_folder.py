@@ -121,6 +121,48 @@ def test_the_second_owner_is_told_who_holds_it(tmp_path):
     assert try_to_lock() == "got it\n"
 
 
+def test_a_killed_owner_on_another_host_is_named_and_then_followed(tmp_path):
+    """Two nodes that share the folder: host names differ, the file system's lock is one."""
+    program = (
+        "import socket, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from configs.errors import RefusedInput\n"
+        "from training.run_folder import RunFolder\n"
+        "socket.gethostname = lambda: sys.argv[3]\n"
+        "try:\n"
+        "    with RunFolder(Path(sys.argv[2])).lock():\n"
+        "        print('got it', flush=True)\n"
+        "        sys.stdin.read()\n"
+        "except RefusedInput as refused: print(refused, flush=True)\n"
+    )
+
+    def start_on(host):
+        command = [sys.executable, "-c", program, str(ROOT), str(tmp_path), host]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        processes.append(process)
+        return process, process.stdout.readline()
+
+    processes = []
+    try:
+        first, said = start_on("node-a")
+        assert said == "got it\n"
+        _, said = start_on("node-b")
+        assert f"in use by process {first.pid} on node-a (since 2" in said
+        first.kill()
+        first.wait(60)
+        # What the first wrote about itself is still there, and stops nobody.
+        assert json.loads((tmp_path / ".lock-owner.json").read_text())["host"] == "node-a"
+        second, said = start_on("node-b")
+        assert said == "got it\n"
+        owner = json.loads((tmp_path / ".lock-owner.json").read_text())
+        assert (owner["host"], owner["pid"]) == ("node-b", second.pid)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate(timeout=60)
+
+
 def test_the_lock_is_let_go_when_the_block_fails(tmp_path):
     folder = open_it(tmp_path)
     with pytest.raises(ZeroDivisionError), folder.lock():
