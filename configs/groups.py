@@ -222,8 +222,8 @@ class LoggingConfig(Section):
     peak_tflops: PositiveFloat | None = Field(
         None,
         description=(
-            "Peak of one device in TFLOP/s, the base of model FLOPs utilisation (MFU); None "
-            "leaves MFU out."
+            "Peak of one device in TFLOP/s, the base of model FLOPs utilisation (MFU); None takes "
+            "the table's of this GPU (docs/planning.md), and leaves MFU out where it has none."
         ),
     )
     group_norms: bool = Field(

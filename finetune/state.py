@@ -27,8 +27,9 @@ from finetune.task_data import TaskData
 from models.flops import forward_flops_per_image
 from training.augmentation import BatchAugmentation
 from training.checkpoint_store import CheckpointStore
+from training.gpus import peak_flops
 from training.mixup import pairing
-from training.precision import resolve_precision
+from training.precision import Precision, resolve_precision
 from training.processes import (
     default_threads,
     local_world_size,
@@ -173,7 +174,7 @@ def build_state(
             keep=config.checkpoint.keep,
             milestone_every_steps=config.checkpoint.milestone_every_steps,
         ),
-        meter=_meter(config, start, ranks),
+        meter=_meter(config, accelerator, start),
         accumulation_steps=accumulation_steps,
         warmup_steps=warmup_steps,
     )
@@ -250,11 +251,11 @@ def _threads(config: FinetuneConfig) -> int:
     return config.loader.threads or default_threads(local_world_size())
 
 
-def _meter(config: FinetuneConfig, start: Start, ranks: int) -> ThroughputMeter:
-    peak = config.logging.peak_tflops
+def _meter(config: FinetuneConfig, accelerator: Accelerator, start: Start) -> ThroughputMeter:
+    precision: Precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
     return ThroughputMeter(
         images_per_step=config.batch.global_images,
         flops_per_image=forward_flops_per_image(start.architecture),
-        peak_flops=None if peak is None else peak * 1e12,
-        world_size=ranks,
+        peak_flops=peak_flops(config.logging.peak_tflops, accelerator.device, precision),
+        world_size=accelerator.num_processes,
     )

@@ -31,6 +31,7 @@ from tracking.run import Status, TrackedRun, start_run
 from training.augmentation import BatchAugmentation
 from training.checkpoint_store import CheckpointStore
 from training.console import ProgressLine
+from training.gpus import peak_flops
 from training.phases import OTHER, PhaseTimer
 from training.precision import Precision
 from training.processes import default_threads
@@ -215,7 +216,6 @@ def build_training(
     config = plan.config
     choose_attention(device.type)
     architecture = Architecture.from_config(config.model, plan.num_classes)
-    peak = config.logging.peak_tflops
     engine = build_engine(plan, architecture, precision)
     decay = config.optim.ema_decay
     average = WeightAverage(engine, decay) if decay is not None else None
@@ -241,7 +241,7 @@ def build_training(
         meter=ThroughputMeter(
             config.batch.global_images,
             forward_flops_per_image(architecture),
-            peak * 1e12 if peak else None,
+            peak_flops(config.logging.peak_tflops, device, precision),
             plan.ranks.world_size,
         ),
         phases=PhaseTimer(device),

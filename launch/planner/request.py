@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from configs.batch_split import split_batch
 from configs.errors import RefusedInput
 from configs.schema import PretrainConfig
-from launch.planner.gpus import Gpu, find_gpu
 from launch.planner.options import PlanOptions
 from launch.planner.training_set import TrainingSet, describe_training_set
 from pretrain.plan import count_steps
+from training.gpus import Gpu, find_gpu
 from training.precision import Precision
 
 
@@ -62,7 +62,6 @@ def check_request(options: PlanOptions, config: PretrainConfig) -> Request:
             f"precision = {config.precision}: {gpu.name} does not multiply bf16; "
             "give --precision fp16 or fp32, or --peak-tflops T"
         )
-    table = gpu.fp32_tflops if precision == "fp32" else gpu.half_tflops
     training_set = describe_training_set(
         config,
         images=options.images,
@@ -75,7 +74,7 @@ def check_request(options: PlanOptions, config: PretrainConfig) -> Request:
         config=config,
         gpu=gpu,
         precision=precision,
-        peak_tflops=options.peak_tflops or table,
+        peak_tflops=options.peak_tflops or gpu.tflops(precision),
         training_set=training_set,
         micro_images=micro_images,
         accumulation_steps=accumulation_steps,

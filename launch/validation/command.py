@@ -15,11 +15,11 @@ from configs.command_line import EXIT_FINISHED
 from configs.errors import RefusedInput
 from configs.load import load_config
 from configs.schema import PretrainConfig
-from launch.planner.gpus import find_gpu, gpu_of_device
 from launch.shard_samples import read_some
 from launch.validation.stages import StageFailed, Stages
 from pretrain.plan import Plan, Ranks, make_plan
 from training.console import setup_logging
+from training.gpus import find_gpu, gpu_of_device
 from training.preemption import STOP_SIGNALS
 from training.run_folder import open_run_folder
 

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 
 from configs.errors import RefusedInput
-from launch.planner.gpus import gpu_of_device
 from launch.validation import command, steps
 from launch.validation.needs import needs_text
 from launch.validation.small_run import small_plan
@@ -75,26 +74,6 @@ def test_what_the_full_run_needs(plan_of):  # noqa: F811
     assert "12h00m at this rate" in text
     assert "NOT ENOUGH" in text
     assert "not planned: batch.global_images = 16" in text
-
-
-@pytest.mark.parametrize(
-    ("name", "row"),
-    [
-        ("NVIDIA H100 80GB HBM3", "h100-80gb"),
-        ("NVIDIA H100 PCIe", "h100-pcie-80gb"),
-        ("NVIDIA H200", "h200-141gb"),
-        ("NVIDIA A100-SXM4-80GB", "a100-80gb"),
-        ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
-        ("Tesla V100-SXM2-32GB", "v100-32gb"),
-        ("NVIDIA GeForce RTX 4090", "rtx-4090-24gb"),
-        ("NVIDIA L40S", "l40s-48gb"),
-        ("Tesla T4", "t4-16gb"),
-        ("Tesla K80", None),
-    ],
-)
-def test_a_device_is_found_in_the_table_by_its_name(name, row):
-    found = gpu_of_device(name)
-    assert (found.name if found else None) == row
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from configs.errors import RefusedInput
+from training.precision import Precision
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,10 @@ class Gpu:
     watts: float
     source: str
     multiplies_bf16: bool = True
+
+    def tflops(self, precision: Precision) -> float:
+        """Peak in a precision of the passes."""
+        return self.fp32_tflops if precision == "fp32" else self.half_tflops
 
 
 _V100 = "NVIDIA V100 data sheet (SXM2)"
@@ -71,6 +80,26 @@ def gpu_of_device(name: str) -> Gpu | None:
     parts = {gpu: gpu.name.split("-") for gpu in _ROWS}
     able = [gpu for gpu, (*kind, _) in parts.items() if words.issuperset(kind)]
     return max(able, key=lambda gpu: len(words.intersection(parts[gpu])), default=None)
+
+
+def peak_flops(
+    given_tflops: float | None, device: torch.device, precision: Precision
+) -> float | None:
+    """Peak FLOP/s of a device, the base of MFU: as given, else the table's; None if neither knows.
+
+    Args:
+        given_tflops: In TFLOP/s, by the user.
+        device: Where forward and backward passes run.
+        precision: Of theirs.
+    """
+    if given_tflops is not None:
+        return given_tflops * 1e12
+    if device.type != "cuda":
+        return None
+    import torch
+
+    gpu = gpu_of_device(torch.cuda.get_device_name(device))
+    return None if gpu is None else gpu.tflops(precision) * 1e12
 
 
 def find_gpu(name: str) -> Gpu:
