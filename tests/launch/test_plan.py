@@ -131,8 +131,8 @@ def test_what_is_recommended_fits_and_uses_the_lowest_stage_that_does(plan_of):
 
 
 def test_checkpointing_is_recommended_only_where_nothing_fits_without(plan_of, capsys):
-    words = (*("--gpu-memory-gib", "11"), *("--batch.global-images", "4096"))
-    words += ("--model.image-px", "1008", "--batch.micro-images", "1")
+    words = (*("--gpu-memory-gib", "3.6"), *("--batch.global-images", "4096"))
+    words += ("--model.image-px", "1008", "--batch.micro-images", "1", "--model.depth", "4")
     plan = plan_of(H14, *words, gpus=32)
     recommended = plan["memory"]["recommended"]
     without = [row for row in plan["memory"]["settings"] if not row["checkpoint_blocks"]]
@@ -144,7 +144,9 @@ def test_checkpointing_is_recommended_only_where_nothing_fits_without(plan_of, c
 
 
 def test_every_second_block_is_a_row_of_its_own_and_half_the_cost(plan_of):
-    plain, half = (plan_of(B16, "--model.checkpoint-blocks", str(k)) for k in (0, 2))
+    plain, half = (
+        plan_of(B16, "--model.depth", "4", "--model.checkpoint-blocks", str(k)) for k in (0, 2)
+    )
     rows = [row for row in half["memory"]["settings"] if row["zero_stage"] == 1]
     bytes_per_image = [row["activation_bytes_per_image"] for row in rows]
     assert [row["checkpoint_blocks"] for row in rows] == [0, 1, 2]
@@ -156,7 +158,7 @@ def test_every_second_block_is_a_row_of_its_own_and_half_the_cost(plan_of):
 
 def test_average_and_offloading_move_the_state(plan_of):
     plain, moved = (
-        plan_of(B16, *words)
+        plan_of(B16, "--model.depth", "2", *words)
         for words in ((), ("--optim.ema-decay", "0.999", "--zero.offload-optimizer"))
     )
     number = plain["model"]["parameters"]
@@ -170,7 +172,7 @@ def test_average_and_offloading_move_the_state(plan_of):
 def test_fp16_where_there_is_no_bf16(plan_of):
     """auto is fp32 there, as in training; fp16 has to be asked for."""
     by_precision = {
-        name: plan_of(B16, "--precision", name, "--batch.micro-images", "8", gpu="v100-32gb")
+        name: plan_of(B16, "--precision", name, "--model.depth", "2", gpu="v100-32gb")
         for name in ("auto", "fp16")
     }
     assert by_precision["auto"]["gpus"]["precision"] == "fp32"
