@@ -1,9 +1,6 @@
 """Planted copies are found, unrelated images are not; generated scenes stand for photographs."""
 
-import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,41 +11,19 @@ from PIL import Image, ImageEnhance
 from configs.errors import RefusedInput
 from data_pipeline.dataset import open_dataset
 from data_pipeline.exclusion import excluded_rows
-from data_pipeline.leaks import LEAKS_SCHEMA, detail_check, progress, record_leaks
+from data_pipeline.leaks import LEAKS_SCHEMA, detail_check, record_leaks
 from data_pipeline.leaks import record as record_module
-from data_pipeline.leaks.__main__ import main
-from data_pipeline.leaks.perceptual_hash import MAX_BITS, HashIndex, hash_codes
-from data_pipeline.leaks.pixel_check import pixel_distances
 from data_pipeline.leaks.record import open_datasets
-from data_pipeline.leaks.report import choose_pairs, write_report
 from data_pipeline.leaks.table import METADATA_FIELD
-from data_pipeline.leaks.views import placements, resampling, view_spans
-from tests.data_pipeline.sample_shards import BROKEN, encode, write_dataset
+from data_pipeline.leaks.views import placements, view_spans
+from tests.data_pipeline.leak_scenes import cropped, jpeg, scene
+from tests.data_pipeline.sample_shards import encode, write_dataset
 
 pytestmark = pytest.mark.timeout(200)
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def scene(number: int, px: int = 48) -> Image.Image:
-    """A picture with structure at every scale, as photographs have; seeded by its number."""
-    rng = np.random.default_rng(number)
-    pixels = np.zeros((px, px, 3))
-    for cells, strength in ((2, 50), (4, 40), (8, 30), (16, 15)):
-        coarse = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
-        pixels += strength * (np.asarray(coarse.resize((px, px), Image.BICUBIC)) / 128.0 - 1)
-    return Image.fromarray(np.clip(pixels + 110, 0, 255).astype(np.uint8))
-
-
-def jpeg(image: Image.Image, quality: int = 75) -> Image.Image:
-    return Image.open(io.BytesIO(encode(image, "JPEG", quality=quality))).convert("RGB")
 
 
 def resized(image: Image.Image, factor: float) -> Image.Image:
     return image.resize([round(side * factor) for side in image.size], Image.BICUBIC)
-
-
-def cropped(image: Image.Image, left: int, top: int, right: int, bottom: int) -> Image.Image:
-    return image.crop((left, top, image.width - right, image.height - bottom))
 
 
 # 48 px: 5 % of a side are 2.4 px.
@@ -150,25 +125,6 @@ def test_plain_images_are_compared_exactly_only(tmp_path):
     assert [(row["train_row"], row["test_row"], row["kind"]) for row in rows] == [(0, 0, "exact")]
 
 
-def test_broken_images_are_counted_and_passed_over(tmp_path, capsys):
-    write_dataset(tmp_path / "train", [[BROKEN, encode(scene(1))]])
-    write_dataset(tmp_path / "test", [[BROKEN, BROKEN, encode(scene(1))]])
-    assert main(arguments(tmp_path)) == 0
-    text = capsys.readouterr().out
-    assert "1 of 2 training images show a test image" in text
-    assert "unreadable, so not compared: 1 training images, 2 test images" in text
-
-
-def test_a_test_set_of_which_nothing_can_be_read_is_refused(tmp_path):
-    write_dataset(tmp_path / "train", [[encode(scene(1))]])
-    write_dataset(tmp_path / "test", [[BROKEN, BROKEN]])
-    with pytest.raises(
-        RefusedInput, match=r"--test .*/test: none of its 2 images can be read.*verify"
-    ):
-        main(arguments(tmp_path))
-    assert not list(tmp_path.glob("leaks*"))
-
-
 def test_training_can_leave_out_what_the_table_names(tmp_path):
     images = [encode(scene(number)) for number in range(8)]
     run(tmp_path, images, [[encode(jpeg(scene(5))), images[2]]])
@@ -179,22 +135,6 @@ def test_training_can_leave_out_what_the_table_names(tmp_path):
     other = write_dataset(tmp_path / "other", [images[:3]])
     with pytest.raises(RefusedInput, match="made for another dataset"):
         excluded_rows(other, tmp_path / "leaks.parquet")
-
-
-def test_a_log_gets_lines_with_rate_and_time_left(capsys, monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    with progress.ReadProgress("train", 10_000) as done:
-        for _ in range(3):
-            now[0] += 40.0
-            done.add(2_000, "7 leaks")
-    assert capsys.readouterr().err == (
-        "train: 4,000 of 10,000 images, 50 images/s, 02:00 left, 7 leaks\n"
-    )
-    with progress.ReadProgress("train", 10_000, shown=False) as done:
-        now[0] += 1000.0
-        done.add(10_000)
-    assert capsys.readouterr().err == ""
 
 
 def test_a_placeholder_does_not_fill_the_file(tmp_path, monkeypatch):
@@ -208,68 +148,6 @@ def test_a_placeholder_does_not_fill_the_file(tmp_path, monkeypatch):
     assert pq.read_metadata(output).num_rows == 15
     assert (summary.num_pairs, summary.num_unlisted, summary.num_leaking) == (15, 30, 5)
     assert "9 of 10 test images have a copy (90.00 %): 9 exact" in summary.text(output)
-
-
-def test_a_missing_shard_is_reported_and_the_others_are_searched(tmp_path, capsys):
-    write_dataset(tmp_path / "train", [[encode(scene(1))], [encode(scene(2)), encode(scene(3))]])
-    write_dataset(tmp_path / "test", [[encode(scene(1))], [encode(scene(2))]])
-    (tmp_path / "train" / "part-000001.tar").unlink()
-    page = tmp_path / "leaks.html"
-    assert main(arguments(tmp_path, "--report", str(page))) == 0
-    text = capsys.readouterr().out
-    assert "1 of 3 training images show a test image" in text
-    assert "unreadable, so not compared: 2 training images, 0 test images" in text
-    assert "the first unreadable: image 00000001 of shard part-000001.tar: the file is" in text
-
-
-def test_a_training_set_of_which_nothing_can_be_read_leaves_no_file(tmp_path):
-    write_dataset(tmp_path / "train", [[encode(scene(1))], [encode(scene(2))]])
-    write_dataset(tmp_path / "test", [[encode(scene(1))]])
-    for shard in (tmp_path / "train").glob("*.tar"):
-        shard.unlink()
-    with pytest.raises(RefusedInput, match=r"--train .*: none of its 2 images.*is missing"):
-        main(arguments(tmp_path))
-    assert not list(tmp_path.glob("leaks*"))
-
-
-def test_a_shard_lost_before_the_page_is_written_is_told_on_it(tmp_path):
-    write_dataset(tmp_path / "train", [[encode(scene(1))]])
-    write_dataset(tmp_path / "test", [[encode(jpeg(scene(1)))]])
-    assert main(arguments(tmp_path)) == 0
-    (tmp_path / "test" / "part-000000.tar").unlink()
-    page = tmp_path / "leaks.html"
-    datasets = open_datasets(tmp_path / "train", [tmp_path / "test"])
-    assert write_report(page, tmp_path / "leaks.parquet", *datasets, ["summary"], 10) == 1
-    assert "<em>unreadable: " in page.read_text() and page.read_text().count("<img") == 1
-
-
-def arguments(folder: Path, *more: str) -> list[str]:
-    fixed = ["--train", f"{folder}/train", "--test", f"{folder}/test", "--threads", "1"]
-    return [*fixed, "--output", f"{folder}/leaks.parquet", *more]
-
-
-def test_the_page_needs_no_other_file_and_runs_no_name(tmp_path):
-    evil = tmp_path / "<script>alert(1)</script>"
-    write_dataset(evil / "train", [[encode(scene(1)), encode(scene(3, px=400))]])
-    write_dataset(evil / "test", [[encode(scene(3, px=400)), encode(scene(1))]])
-    page = tmp_path / "leaks.html"
-    assert main(arguments(evil, "--report", str(page))) == 0
-    text = page.read_text()
-    assert text.count("<figure>") == 2 and text.count('src="data:image/') == 4
-    assert "<script" not in text and "&lt;script&gt;alert(1)" in text
-    assert "http:" not in text and "https:" not in text and "default-src 'none'" in text
-    assert not list(tmp_path.glob("*.partial"))
-
-
-def test_the_page_shows_every_kind_from_doubtful_to_clear():
-    kinds = ["exact"] * 50 + ["near"] * 50 + ["mirrored"] * 2
-    distances = [0.0] * 50 + [number / 500 for number in range(50)] + [0.02, 0.05]
-    rows = choose_pairs(kinds, distances, 22).tolist()
-    assert rows[:2] == [101, 100]
-    assert sum(kinds[row] == "near" for row in rows) == 10
-    assert (rows[2], rows[11]) == (99, 50)  # both ends
-    assert sorted(choose_pairs(kinds, distances, 1000).tolist()) == list(range(102))
-    assert choose_pairs([], [], 10).tolist() == []
 
 
 def photograph(shape: int, surface: int) -> Image.Image:
@@ -305,91 +183,3 @@ def test_details_too_weak_to_tell_do_not_speak_against_a_copy():
     assert detail_check.detail_distance(strong, strong, whole) == pytest.approx(0, abs=1e-6)
     assert detail_check.detail_distance(strong, other, whole) > 0.8
     assert detail_check.detail_distance(strong, weak, whole) == 0
-
-
-REFUSED = {
-    "train is no dataset": (["--train", "{}/nowhere"], "nowhere does not exist"),
-    "test is the training set": (["--test", "{}/train"], "holds the same data as --train"),
-    "test twice": (["--test", "{}/test"], "holds the same data as --test"),
-    "no folder": (["--output", "{}/no/leaks.parquet"], "there is no folder"),
-    "a folder": (["--output", "{}/train"], "is a folder; name a file"),
-    "no folder for the page": (["--report", "{}/no/leaks.html"], "--report .* no folder"),
-    "one name for both": (["--report", "{}/leaks.parquet"], "name two files"),
-    "distance": (["--max-distance", "0.7"], "a number from 0 to 0.5"),
-    "no distance": (["--max-distance", "nan"], "a number from 0 to 0.5"),
-    "threads": (["--threads", "0"], "--threads 0"),
-    "pairs": (["--report-pairs", "0"], "--report-pairs 0"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_bad_options_are_refused_before_anything_is_read(tmp_path, case):
-    # No image of these can be read, so reading would fail with another message.
-    for number, name in enumerate(("train", "test")):
-        write_dataset(tmp_path / name, [[encode(scene(number))]])
-        (tmp_path / name / "part-000000.tar").unlink()
-    options, message = REFUSED[case]
-    with pytest.raises(RefusedInput, match=message):
-        main(arguments(tmp_path, *(option.format(tmp_path) for option in options)))
-
-
-def test_help_does_not_wait_for_torch():
-    program = (
-        "import sys, runpy; sys.argv = ['leaks', '--help']\n"
-        "try: runpy.run_module('data_pipeline.leaks', run_name='__main__')\n"
-        "except SystemExit: print('torch' in sys.modules, 'faiss' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100
-    )
-    assert "--max-distance" in done.stdout and done.stdout.endswith("False False\n"), done.stderr
-
-
-def test_the_index_finds_what_comparing_with_everything_finds():
-    rng = np.random.default_rng(0)
-    entries = rng.integers(0, 256, (3000, 8), dtype=np.uint8)
-    flips = np.zeros((200, 64), np.uint8)
-    for number in range(200):  # 0 to 19 bits, so on both sides of the limit
-        flips[number, rng.permutation(64)[: number % 20]] = 1
-    queries = entries[:200] ^ np.packbits(flips, axis=1)
-    index = HashIndex()
-    index.add(entries)
-    found = set(zip(*(values.tolist() for values in index.search(queries)), strict=True))
-    bits = np.bitwise_count(queries[:, None] ^ entries[None]).sum(axis=2)
-    near = np.argwhere(bits <= MAX_BITS).tolist()
-    assert found == {(query, entry, int(bits[query, entry])) for query, entry in near}
-    assert len(near) >= 120
-
-
-def thumbnails(*images: Image.Image) -> np.ndarray:
-    small = [np.asarray(image.resize((32, 32), Image.BILINEAR)) for image in images]
-    return np.stack(small).transpose(0, 3, 1, 2)
-
-
-def test_codes_do_not_change_with_brightness_and_contrast():
-    pixels = thumbnails(*(scene(number) for number in range(20))).astype(np.float32)
-    dim = (pixels * 0.5 + 30).astype(np.uint8)
-    bits = np.bitwise_count(hash_codes(pixels.astype(np.uint8)) ^ hash_codes(dim)).sum(axis=2)
-    assert bits.max() <= 3
-    assert hash_codes(dim, num_views=1).shape == (20, 1, 8)
-
-
-def test_views_resample_what_their_spans_say():
-    ramp = np.arange(32, dtype=np.float32)
-    for span in view_spans().reshape(-1, 2):
-        got = resampling(span) @ ramp
-        expected = span[0] + (np.arange(32) + 0.5) * (span[1] - span[0]) / 32 - 0.5
-        inside = (expected >= 0) & (expected <= 31)
-        assert np.allclose(got[inside], expected[inside], atol=1e-3)
-        assert inside.sum() >= 26
-    assert np.array_equal(resampling(view_spans()[0, 0]), np.eye(32, dtype=np.float32))
-
-
-def test_alignment_finds_the_crop_from_the_wrong_start():
-    images = [scene(number, px=64) for number in range(20)]
-    train = thumbnails(*(cropped(image, 0, 1, 3, 2) for image in images))
-    test = thumbnails(*images)
-    start = placements(np.repeat(view_spans()[:1], 20, axis=0))
-    assert pixel_distances(train, test, start)[0].max() < 0.02
-    assert pixel_distances(train, np.roll(test, 1, axis=0), start)[0].min() > 0.3
-    assert pixel_distances(train[:0], test[:0], start[:0])[0].shape == (0,)

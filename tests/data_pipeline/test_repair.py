@@ -1,8 +1,6 @@
-"""Repair: what is lost goes, everything else stays byte for byte, and a crash leaves old or new."""
+"""Repair: what is lost goes, everything else stays byte for byte."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -11,46 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import FileLock
 
 from configs.errors import RefusedInput
-from data_pipeline import repair, staged_files
 from data_pipeline.broken import BrokenRecord
-from data_pipeline.build import build_dataset
 from data_pipeline.dataset import open_dataset
 from data_pipeline.manifest import Manifest
 from data_pipeline.repair import main, repair_dataset
 from data_pipeline.verify import verify_dataset
-from tests.data_pipeline import official_layouts as layouts
+from tests.data_pipeline import damaged_dataset
+from tests.data_pipeline.damaged_dataset import cut, files, overwrite, spoil, two_images, unlink
 from tests.data_pipeline.sample_label_sets import label_set_dataset
 from tests.data_pipeline.sample_shards import plain_dataset
 
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Path:
-    """Thirty images in four shards of 8, 8, 8 and 6."""
-    folder = tmp_path_factory.mktemp("built")
-    source = layouts.image_folder(folder / "in", images=10)
-    build_dataset("image-folder", source, "train", folder / "d", shard_images=8, workers=1)
-    return folder / "d"
-
-
-@pytest.fixture
-def dataset(built, tmp_path) -> Path:
-    return Path(shutil.copytree(built, tmp_path / "d"))
-
-
-def overwrite(path: Path, offset: int, data: bytes) -> None:
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        file.write(data)
-
-
-def spoil(folder: Path, row: int) -> None:
-    """Replace an image by zeros from its middle on; its header stays."""
-    opened = open_dataset(folder)
-    half = int(opened.size[row]) // 2
-    overwrite(opened.shard_path(opened.shard[row]), int(opened.offset[row]) + half, bytes(half))
+built = damaged_dataset.built
+dataset = damaged_dataset.dataset
 
 
 def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -72,27 +44,6 @@ def in_tars(folder: Path) -> dict[str, bytes]:
         with tarfile.open(path) as tar:
             members |= {m.name: tar.extractfile(m).read() for m in tar}
     return members
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def cut(folder: Path) -> set[int]:
-    opened = open_dataset(folder)
-    os.truncate(folder / "train-000001.tar", int(opened.offset[13]) + 5)
-    return set(range(13, 16))
-
-
-def unlink(folder: Path) -> set[int]:
-    (folder / "train-000002.tar").unlink()
-    return set(range(16, 24))
-
-
-def two_images(folder: Path) -> set[int]:
-    spoil(folder, 3)
-    spoil(folder, 29)
-    return {3, 29}
 
 
 def entry(folder: Path) -> set[int]:
@@ -243,113 +194,6 @@ def test_what_cannot_be_repaired_is_refused(dataset, tmp_path, monkeypatch) -> N
     (dataset / "index.parquet").write_bytes(b"PAR1")
     with pytest.raises(RefusedInput, match=r"index\.parquet cannot be read"):
         repair_dataset(dataset)
-
-
-def test_two_repairs_do_not_meet(dataset) -> None:
-    (dataset / ".repair").mkdir()
-    with FileLock(dataset / ".repair" / "lock"), pytest.raises(RefusedInput, match="at work"):
-        repair_dataset(dataset)
-
-
-@pytest.mark.parametrize(
-    "plan",
-    [
-        "no json",
-        "[]",
-        '{"replaced": {}}',
-        '{"replaced": {}, "removed": ["../precious"]}',
-        '{"replaced": {"../precious": "manifest.json"}, "removed": []}',
-        '{"replaced": {"index.parquet": "/precious"}, "removed": []}',
-    ],
-)
-def test_a_foreign_marker_moves_and_removes_nothing(dataset, plan) -> None:
-    """Datasets are downloaded, and with them whatever lies in their folders."""
-    (dataset.parent / "precious").write_text("mine")
-    (dataset / ".repair").mkdir()
-    (dataset / ".repair" / "ready.json").write_text(plan)
-    before = files(dataset.parent)
-    with pytest.raises(RefusedInput, match=r"ready\.json was not written by a repair"):
-        repair_dataset(dataset)
-    after = files(dataset.parent)
-    assert {n: d for n, d in after.items() if not n.endswith("lock")} == before
-
-
-class Killed(BaseException):
-    """Stands for a power cut."""
-
-
-def test_a_crash_at_any_moment_leaves_the_old_or_is_gone_on_with(dataset, monkeypatch) -> None:
-    cut(dataset)
-    unlink(dataset)
-    two_images(dataset)
-    expected_folder = Path(shutil.copytree(dataset, dataset.with_name("expected")))
-    repair_dataset(expected_folder, max_lost_fraction=1.0)
-    expected = files(expected_folder)
-    old_manifest = (dataset / "manifest.json").read_bytes()
-    moments = {"begun": 0, "decided": 0}
-
-    for moment in range(100):
-        folder = Path(shutil.copytree(dataset, dataset.with_name(f"crash-{moment}")))
-        is_over = crash_after(moment, folder, monkeypatch)
-        marker = folder / ".repair" / "ready.json"
-        if marker.exists():
-            moments["decided"] += 1
-            with pytest.raises(RefusedInput, match="a repair was interrupted"):
-                repair_dataset(folder, dry_run=True)
-        elif not is_over and (folder / "manifest.json").read_bytes() == old_manifest:
-            moments["begun"] += 1
-            kept = {n: d for n, d in files(folder).items() if n in files(dataset)}
-            assert kept == files(dataset)
-        repair_dataset(folder, max_lost_fraction=1.0)
-        assert files(folder) == expected
-        shutil.rmtree(folder)
-        if is_over:
-            break
-    assert is_over and min(moments.values()) >= 3
-
-
-def crash_after(moment: int, folder: Path, monkeypatch) -> bool:
-    """Repair until the disk has been changed so often; whether it came to its end before."""
-    left = [moment]
-
-    def counted(function):
-        def call(*arguments, **options):
-            left[0] -= 1
-            if left[0] == -1:
-                raise Killed
-            return function(*arguments, **options)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        for place, name in [
-            (os, "replace"),
-            (os, "fsync"),
-            (Path, "unlink"),
-            (repair, "write_repaired"),
-        ]:
-            patch.setattr(place, name, counted(getattr(place, name)))
-        # A process that is killed clears nothing away.
-        patch.setattr(staged_files.shutil, "rmtree", lambda *_, **__: None)
-        try:
-            repair_dataset(folder, max_lost_fraction=1.0)
-        except Killed:
-            return False
-    shutil.rmtree(folder / ".repair")
-    return True
-
-
-def test_a_full_disk_is_said_and_changes_nothing(dataset, monkeypatch) -> None:
-    spoil(dataset, 0)
-    before = files(dataset)
-
-    def full(*_):
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(repair, "write_repaired", full)
-    with pytest.raises(RefusedInput, match=r"cannot be repaired: .*No space left"):
-        repair_dataset(dataset)
-    assert files(dataset) == before
 
 
 def test_a_dataset_of_others_members_is_not_mistaken_for_ours(tmp_path) -> None:

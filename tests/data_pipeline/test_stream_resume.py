@@ -4,7 +4,6 @@ import random
 from dataclasses import dataclass
 from functools import partialmethod
 
-import fsspec
 import pytest
 
 from configs.errors import RefusedInput
@@ -15,9 +14,11 @@ from data_pipeline.shard_record import ShardRecord
 from data_pipeline.sources.remote_files import SourceUnavailable
 from data_pipeline.sources.stream_source import DamagedSource
 from data_pipeline.stream_journal import StreamJournal
+from tests.data_pipeline import memory_store
 from tests.data_pipeline.sample_label_sets import LabelSetStream
 from tests.data_pipeline.sample_streams import Stream, build, files_of, part
 
+memory = memory_store.memory
 # A checkpoint every third image or so: each takes 2.5 kB.
 OPTIONS = {"shards": 4, "buffer_bytes": 7_000}
 
@@ -225,16 +226,6 @@ def test_a_part_of_something_else_is_refused_before_any_shard_is_finished(tmp_pa
             part(tmp_path / "out", "1/2", **OPTIONS)
     with pytest.raises(RefusedInput, match=r"unfinished build .*differs: shuffle_seed"):
         part(tmp_path / "out", "2/2", seed=4, **OPTIONS)
-
-
-@pytest.fixture
-def memory():
-    """An empty store of this process; gives its content by name."""
-    files = fsspec.filesystem("memory")
-    files.store.clear()
-    files.pseudo_dirs[:] = [""]
-    yield lambda: {path.lstrip("/"): files.cat_file(path) for path in files.find("/")}
-    files.store.clear()
 
 
 @pytest.mark.parametrize("num_steps", [20, 70, 1000])
