@@ -58,6 +58,9 @@ class TrainingTensors:
         self._make_moments(fragments, updates)
         for fragment in fragments:
             for kind, tensor in self.tensors_of(fragment).items():
+                if kind in _MOMENTS and updates == 0:
+                    tensor.zero_()  # the optimizer had none yet: nothing was updated, or overflowed
+                    continue
                 name = f"{kind}/{fragment.name}"
                 tensor.copy_(saved.read(name, fragment.start, fragment.numel))
 

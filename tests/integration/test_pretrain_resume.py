@@ -83,8 +83,16 @@ def test_stopped_killed_and_resumed_runs_end_with_the_same_weights(settings, sha
     ("before", "after"),
     [
         pytest.param({"ranks": 2, "zero.stage": 1}, {"ranks": 1, "zero.stage": 2}, id="2to1"),
-        pytest.param({"ranks": 1, "zero.stage": 3}, {"ranks": 2, "zero.stage": 1}, id="1to2"),
-        pytest.param({"ranks": 2, "zero.stage": 2}, {"ranks": 3, "zero.stage": 3}, id="2to3"),
+        pytest.param(
+            {"ranks": 1, "zero.stage": 3},
+            {"ranks": 2, "zero.stage": 1, "zero.offload-optimizer": True},
+            id="1to2-offloaded-after",
+        ),
+        pytest.param(
+            {"ranks": 2, "zero.stage": 2, "zero.offload-optimizer": True},
+            {"ranks": 3, "zero.stage": 3},
+            id="2to3-offloaded-before",
+        ),
     ],
 )
 @pytest.mark.slow

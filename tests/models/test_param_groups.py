@@ -1,5 +1,7 @@
 """Which parameters decay."""
 
+from dataclasses import replace
+
 import pytest
 
 from models.param_groups import weight_decay_groups
@@ -29,6 +31,13 @@ def test_every_parameter_is_in_exactly_one_group(named):
     assert sorted(found["decay"] + found["no_decay"]) == sorted(
         n for n, _ in model.named_parameters()
     )
+
+
+def test_a_pre_logits_layer_decays_as_other_matrices_do(architecture):
+    model = build_model(replace(architecture, pre_logits=True), device="meta")
+    decay, no_decay = weight_decay_groups(model, 0.1)
+    assert any(p is model.pre_logits.fc.weight for p in decay["params"])
+    assert any(p is model.pre_logits.fc.bias for p in no_decay["params"])
 
 
 def test_frozen_parameters_are_in_none(architecture):

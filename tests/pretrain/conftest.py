@@ -63,3 +63,13 @@ def one_rank(monkeypatch) -> Iterator[Callable[[], None]]:
     yield forget
     forget()
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def fp16_on_cpu(monkeypatch):
+    """torch computes in fp16 on any CPU, slowly; DeepSpeed refuses to without the instructions."""
+    import_deepspeed()
+    import deepspeed
+
+    accelerator = deepspeed.get_accelerator()
+    monkeypatch.setattr(type(accelerator), "is_fp16_supported", lambda _: True)

@@ -100,13 +100,6 @@ def test_gradients_accumulate_in_fp32(stage, offload, plan_of, one_rank):
     assert getattr(engine.optimizer, "cpu_offload", offload) is offload
 
 
-@pytest.fixture
-def fp16_on_cpu(monkeypatch):
-    """torch computes in fp16 on any CPU, slowly; DeepSpeed refuses to without the instructions."""
-    accelerator = deepspeed.get_accelerator()
-    monkeypatch.setattr(type(accelerator), "is_fp16_supported", lambda _: True)
-
-
 def with_fp16_options(plan, **options):
     """The plan with options of DeepSpeed's `fp16` block."""
     config = plan.config.model_copy(update={"deepspeed": {"fp16": options}})
@@ -157,6 +150,22 @@ def test_overflow_lowers_the_loss_scale_which_resume_keeps(
     second, resumed_weights, resumed_skipped = scales_of("resumed", 12)
     assert (first + second, resumed_skipped) == (scales, skipped)
     assert all(torch.equal(weights[name], resumed_weights[name]) for name in weights)
+
+
+def test_the_loss_scale_goes_on_at_another_stage(plan_of, one_rank, fp16_on_cpu):
+    for stage in (3, 1):
+        plan = plan_of({**FP16, "zero.stage": stage})
+        with open_training(with_fp16_options(plan, initial_scale_power=20)) as training:
+            if stage == 3:
+                for _ in range(4):
+                    train_step(training)
+                saved = training.loss_scale.to_json()
+                save_when_due(training, is_due=True, saves_written=0)
+                finish_saving(training)
+            found = training.loss_scale.to_json()
+            training.step = plan.total_steps
+        one_rank()
+    assert found == saved and saved["cur_scale"] < 2**20 and saved["cur_iter"] == 4
 
 
 def test_a_loss_that_is_no_number_is_not_put_down_to_fp16(

@@ -14,13 +14,16 @@ CASES = [
     *[pytest.param(stage, "bf16", OFFLOAD, id=f"zero{stage}-offload") for stage in (1, 2, 3)],
     pytest.param(1, "fp32", OFFLOAD, id="zero1-fp32-offload"),
     pytest.param(2, "fp32", OFFLOAD, id="zero2-fp32-offload"),
+    *[pytest.param(stage, "fp16", {}, id=f"zero{stage}-fp16") for stage in (1, 2, 3)],
     pytest.param(2, "bf16", EMA, id="zero2-ema"),
     pytest.param(3, "bf16", {**OFFLOAD, **EMA}, id="zero3-offload-ema"),
 ]
 
 
 @pytest.mark.parametrize(("stage", "precision", "changes"), CASES)
-def test_one_rank_holds_what_the_model_says(stage, precision, changes, plan_of, one_rank):
+def test_one_rank_holds_what_the_model_says(
+    stage, precision, changes, plan_of, one_rank, fp16_on_cpu
+):
     plan = plan_of({**OPTIONS, "zero.stage": stage, "precision": precision, **changes})
     with open_training(plan) as training:
         sizes = [getattr(p, "ds_numel", p.numel()) for p in training.engine.module.parameters()]
