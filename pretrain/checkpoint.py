@@ -68,8 +68,9 @@ def finish_saving(training: Training) -> None:
     with training.aside(SAVING):
         step, times = training.saver.finish()
     training.beat()
+    # At the save's own step, as two saves can end in one step, the last one.
     training.tracked.log_metrics(
-        training.step, {SAVE_STALL_SECONDS: times.stall, SAVE_WRITE_SECONDS: times.write}
+        step, {SAVE_STALL_SECONDS: times.stall, SAVE_WRITE_SECONDS: times.write}
     )
     logger.info(
         "saved %s (training stood still for %.2f s of it)",

@@ -1,4 +1,5 @@
-"""Being asked to stop while a run evaluates, which may take longer than a cluster waits."""
+"""Being asked to stop while a run evaluates, which may take longer than a cluster waits; saves that
+end together."""
 
 import json
 
@@ -6,6 +7,7 @@ import pytest
 
 from pretrain import loop, session, validation
 from pretrain.resume import check_start
+from tracking.metric_names import SAVE_STALL_SECONDS, SAVE_WRITE_SECONDS
 from training.preemption import EXIT_SAVED
 
 
@@ -41,10 +43,21 @@ def test_an_evaluation_is_left_off_and_made_by_the_next_start(
     assert validation_rows(plan) == validation_rows(undisturbed)
 
 
+def test_saves_that_end_in_one_step_are_recorded_at_their_own(plan_of, one_rank, caplog):
+    """The last save but one becomes a checkpoint in the last step, as the last one does."""
+    plan = plan_of({"schedule.total-steps": 3, "checkpoint.every-steps": 1, "data.val": None})
+    assert loop.pretrain(plan) == 0
+    lines = (plan.run_dir / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    for name in (SAVE_STALL_SECONDS, SAVE_WRITE_SECONDS):
+        assert [row["step"] for row in rows if name in row["values"]] == [1, 2, 3]
+    assert not [r for r in caplog.records if "recorded already" in r.getMessage()]
+
+
 def ask_to_stop_in_evaluation(step, patch) -> list[int]:
     """Ask in the first forward pass of a step's evaluation; gives the step of every such pass."""
     passes: list[int] = []
-    forward_of = validation._forward
+    forward_of = validation.interruptible_forward
 
     def counted(training):
         forward = forward_of(training)
@@ -56,7 +69,7 @@ def ask_to_stop_in_evaluation(step, patch) -> list[int]:
 
         return asked
 
-    patch.setattr(validation, "_forward", counted)
+    patch.setattr(validation, "interruptible_forward", counted)
     for module in (validation, loop, session):
         patch.setattr(module, "stop_requested", lambda: "test" if passes else None)
     return passes

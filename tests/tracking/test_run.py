@@ -125,6 +125,18 @@ def test_a_restart_goes_on_in_the_same_run_and_repeats_no_step(begin, client, tm
     assert record["run_id"] == first.run_id
 
 
+def test_a_metric_may_come_later_than_others_of_later_steps(begin, client, tmp_path):
+    """As a checkpoint does, whose times belong to the step at which it was begun."""
+    run = begin("late")
+    run.log_metrics(10, {"train/loss": 0.5})
+    run.log_metrics(8, {"throughput/save_write_seconds": 2.0})
+    run.log_metrics(12, {"train/loss": 0.4})
+    assert run.close()
+    assert [step for step, _ in journal_of(tmp_path / "late")] == [10, 8, 12]
+    assert history(client, run, "throughput/save_write_seconds") == [(8, 2.0)]
+    assert history(client, run, "train/loss") == [(10, 0.5), (12, 0.4)]
+
+
 def test_a_step_recorded_twice_by_one_process_is_named_once(begin, tmp_path, caplog):
     run = begin("twice", settings={"enabled": False})
     for step in (1, 2, 2, 1, 3):
