@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ class Batch:
     positions: torch.Tensor
     rows: torch.Tensor
     wait_seconds: float = 0.0
+    _copy: DeviceCopy | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def empty(
@@ -55,16 +56,62 @@ class Batch:
         self.rows.numpy()[slot] = row
         self.labels.numpy()[slot] = label
 
+    def begin_copy(self, device: torch.device) -> None:
+        """Start the copy to a GPU beside what it computes; elsewhere, or once started, do nothing.
+
+        The batch must be filled, and keep its images and labels from now on.
+        """
+        if device.type == "cuda" and self._copy is None:
+            self._copy = DeviceCopy(self, device)
+
     def to(self, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images and labels on `device`, without waiting for the copy.
+        """Images and labels on `device`, without waiting for the copy; that of `begin_copy`, once.
 
         Safe without any synchronisation: PyTorch's allocator of pinned memory gives a block out
         again only after the copies that were started from it have ended.
         """
-        return (
-            self.images.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-        )
+        copy, self._copy = self._copy, None  # so that the device's memory is not held twice as long
+        if copy is not None and copy.device == torch.device(device):
+            return copy.take()
+        return _copied(self, device)
+
+
+class DeviceCopy:
+    """Images and labels of a batch on their way to a GPU, in a stream of their own.
+
+    The stream in which training computes has the next batch without a gap, and the copy engines
+    work while it computes.
+    """
+
+    def __init__(self, batch: Batch, device: torch.device) -> None:
+        """Start."""
+        self.device = device
+        stream = _copy_stream(device)
+        with torch.cuda.stream(stream):
+            self._tensors = _copied(batch, device)
+            self._ended = torch.cuda.Event()
+            self._ended.record(stream)
+
+    def take(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tensors, for the current stream, which waits for the copy; the host does not."""
+        stream = torch.cuda.current_stream(self.device)
+        stream.wait_event(self._ended)
+        for tensor in self._tensors:
+            # Their memory belongs to the copying stream, which must not reuse it too early.
+            tensor.record_stream(stream)
+        return self._tensors
+
+
+def _copied(batch: Batch, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
+    return (
+        batch.images.to(device, non_blocking=True),
+        batch.labels.to(device, non_blocking=True),
+    )
+
+
+@lru_cache(maxsize=1)  # one GPU a process
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 @cache

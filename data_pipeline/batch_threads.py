@@ -46,6 +46,11 @@ class PendingBatch:
         self._cancelled = True
         self._done.set()
 
+    def filled(self) -> Batch | None:
+        """The batch if every slot is filled, without waiting."""
+        is_filled = self._done.is_set() and not self._cancelled
+        return self._batch if is_filled else None
+
     def wait(self) -> Batch:
         """Give the batch when every slot is filled, with the seconds that it took to wait.
 
@@ -109,6 +114,10 @@ class BatchThreads:
             BaseException: what a thread met while filling it.
         """
         return self._pending.popleft().wait()
+
+    def next_filled(self) -> Batch | None:
+        """What `take` would give, if it would give it at once; it stays where it is."""
+        return self._pending[0].filled() if self._pending else None
 
     def cancel_all(self) -> None:
         """Forget every batch not taken."""

@@ -14,6 +14,7 @@ from functools import partial
 from types import TracebackType
 
 import numpy as np
+import torch
 
 from configs.data_groups import LoaderConfig
 from configs.errors import RefusedInput
@@ -124,6 +125,15 @@ class TrainLoader:
         self._met_ahead.clear()
         self.position = self._ahead = position
         self._read_ahead()
+
+    def copy_ahead(self, device: torch.device) -> None:
+        """Start copying the next batch to a GPU, if it is filled; it is not taken, nothing waits.
+
+        Its `Batch.to` then gives that copy. On a CPU nothing is done.
+        """
+        batch = self._threads.next_filled()
+        if batch is not None:
+            batch.begin_copy(device)
 
     @property
     def broken(self) -> list[BrokenRecord]:

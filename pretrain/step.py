@@ -70,6 +70,8 @@ def _accumulate(training: Training) -> torch.Tensor:
         phases.begin(BACKWARD)
         engine.backward(_poisoned(loss))
         losses.append(loss.detach())
+        # While the device computes; and before the update, which makes the host wait for it.
+        training.loader.copy_ahead(training.device)
         if micro_step + 1 < plan.accumulation_steps:
             engine.step()  # only counts the micro batch
     return torch.stack(losses)
@@ -110,6 +112,9 @@ def _update(engine: Any) -> torch.Tensor | float | None:
     Returns:
         The gradient's norm before clipping, over all ranks; None if it was not finite, and then
         the weights and the optimizer's state are as before.
+
+    Here alone a step makes the host wait for the device: whether the update is made depends on a
+    number that is there only when the backward pass has ended.
     """
     if engine.zero_optimization_stage() == 0:
         # Here DeepSpeed hands the gradient to plain AdamW unseen: look at it first.

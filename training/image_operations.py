@@ -6,6 +6,8 @@ numbers one rounding at a time, so the result is the same on every device.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,6 +22,17 @@ _FIXED_POINT_BITS = 16
 # Red, green and blue in grey: 0.2989, 0.587, 0.114, times 255.5 / 255 so that what is cut off is
 # rounded to the nearest (TensorFlow's way with bytes); in 1 / 65536.
 _LUMA = (19627, 38545, 7486)
+
+
+def to_device(values: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """Numbers of the host as a tensor on `device`; neither waits for the other.
+
+    Through pinned memory: copies from any other may make the host wait for a GPU.
+    """
+    tensor = torch.from_numpy(values)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def look_up(images: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
@@ -124,7 +137,7 @@ def transform(images: torch.Tensor, maps: NDArray[np.float64]) -> torch.Tensor:
     height, width = images.shape[-2:]
     # Fixed point, as Pillow's: where two source pixels are about equally near, all devices agree.
     scaled = np.rint(maps * (1 << _FIXED_POINT_BITS)).astype(np.int64)
-    on_device = torch.from_numpy(scaled).to(images.device, non_blocking=True)
+    on_device = to_device(scaled, images.device)
     a, b, c, d, e, f = on_device[:, :, None, None].unbind(dim=1)
     x = torch.arange(width, device=images.device)
     y = torch.arange(height, device=images.device)[:, None]
@@ -146,7 +159,7 @@ def cut_out(images: torch.Tensor, centres: NDArray[np.int64], reach: int) -> tor
         reach: the square's pixels from its centre: `reach` before it, `reach` - 1 behind it.
     """
     height, width = images.shape[-2:]
-    on_device = torch.from_numpy(centres).to(images.device, non_blocking=True)
+    on_device = to_device(centres, images.device)
     row = torch.arange(height, device=images.device) - on_device[:, :1]
     column = torch.arange(width, device=images.device) - on_device[:, 1:]
     rows, columns = ((place >= -reach) & (place < reach) for place in (row, column))

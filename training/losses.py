@@ -15,7 +15,9 @@ def soft_targets(labels: torch.Tensor, num_classes: int, smoothing: float = 0.0)
     Returns:
         float32 of shape (batch, C); rows sum to 1.
     """
-    hard = F.one_hot(labels, num_classes).to(torch.float32)
+    # Not F.one_hot: its int64 takes three times the memory, and on a CPU it looks at the labels.
+    hard = torch.zeros((len(labels), num_classes), dtype=torch.float32, device=labels.device)
+    hard.scatter_(1, labels[:, None], 1.0)
     return hard * (1.0 - smoothing) + smoothing / num_classes
 
 

@@ -21,6 +21,7 @@ from training.image_operations import (
     look_up,
     saturate,
     sharpen,
+    to_device,
     transform,
 )
 
@@ -98,7 +99,7 @@ class RandAugment:
             for kind, change in self._changes():
                 chosen = np.flatnonzero(np.isin(operations, kind))
                 if len(chosen):
-                    index = torch.from_numpy(chosen).to(images.device, non_blocking=True)
+                    index = to_device(chosen, images.device)
                     part = change(changed[index], operations[chosen], layer[chosen, 1:])
                     changed[index] = part
         return changed
@@ -118,7 +119,7 @@ class RandAugment:
     def _by_fixed_table(
         self, images: torch.Tensor, operations: NDArray[np.int64], _draws: NDArray[np.float64]
     ) -> torch.Tensor:
-        tables = torch.from_numpy(self._tables[operations]).to(images.device, non_blocking=True)
+        tables = to_device(self._tables[operations], images.device)
         return look_up(images, tables[:, None, :])
 
     def _transformed(

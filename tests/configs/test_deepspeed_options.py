@@ -53,3 +53,9 @@ def test_the_deepspeed_block_is_merged_key_by_key():
     found = options(PretrainConfig(deepspeed=extra))
     assert found["zero_optimization"] == {"stage": 1, "overlap_comm": True}
     assert found["comms_logger"] == {"enabled": True}
+
+
+def test_nothing_of_deepspeeds_waits_for_the_device_to_take_a_time():
+    found = options(PretrainConfig())
+    assert found["timers"] == {"throughput": {"enabled": False}}
+    assert found["wall_clock_breakdown"] is False
