@@ -118,11 +118,13 @@ def bare_loop_bilinear(options: argparse.Namespace) -> Iterator[Any]:
     return bare_loop(options, **PLAIN)
 
 
-def generate_shards(folder: Path) -> Path:
+def generate_shards(folder: Path, shard_images: int = 100) -> Path:
     """Write photograph-sized fractals, 500 x 375 px of about 105 KB; once."""
     from data_pipeline.build import build_dataset
     from data_pipeline.sources import FractalOptions, FractalSource
 
     pictures = FractalOptions(classes=8, images_per_class=100, px=500, image_format="jpeg")
-    build_dataset(FractalSource("train", pictures), None, "train", folder, shard_images=100)
+    build_dataset(
+        FractalSource("train", pictures), None, "train", folder, shard_images=shard_images
+    )
     return folder

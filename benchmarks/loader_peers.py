@@ -116,24 +116,29 @@ def webdataset_torchvision(options: argparse.Namespace) -> Iterator[Any]:
     return webdataset_batches(options, None, read)
 
 
-def timm(options: argparse.Namespace) -> Iterator[Any]:
-    """The loader of timm on its webdataset reader, without its default colour jitter."""
-    import torch
+def shard_range(shards: Path) -> str:
+    """The shards as the webdataset package writes a range: name-{000000..000007}.tar."""
+    names = sorted(path.name for path in shards.glob("*.tar"))
+    first, last = (re.search(r"(\d+)\.tar$", name).group(1) for name in (names[0], names[-1]))  # type: ignore[union-attr]
+    return names[0].replace(f"{first}.tar", f"{{{first}..{last}}}.tar")
+
+
+def timm_loader(options: argparse.Namespace, device: Any, num_samples: int) -> Any:
+    """The loader of timm on its webdataset reader, without its default colour jitter.
+
+    An epoch has `num_samples` images, of which there may be fewer.
+    """
     from timm.data import create_dataset, create_loader
 
-    names = [Path(path).name for path in shard_paths(options)]
-    numbers = [re.search(r"(\d+)\.tar$", name).group(1) for name in (names[0], names[-1])]  # type: ignore[union-attr]
-    split = names[0].replace(f"{numbers[0]}.tar", f"{{{numbers[0]}..{numbers[1]}}}.tar")
-    manifest = json.loads((options.shards / "manifest.json").read_text())
     dataset = create_dataset(
         "wds/benchmark",
         root=str(options.shards),
-        split=split,
+        split=shard_range(options.shards),
         is_training=True,
         batch_size=options.batch_images,
-        num_samples=manifest["num_images"],
+        num_samples=num_samples,
     )
-    loader = create_loader(
+    return create_loader(
         dataset,
         options.px,
         options.batch_images,
@@ -145,8 +150,16 @@ def timm(options: argparse.Namespace) -> Iterator[Any]:
         mean=MEAN,
         std=STD,
         num_workers=options.workers,
-        device=torch.device("cpu"),
+        device=device,
     )
+
+
+def timm(options: argparse.Namespace) -> Iterator[Any]:
+    """Timm's loader, for a CPU."""
+    import torch
+
+    manifest = json.loads((options.shards / "manifest.json").read_text())
+    loader = timm_loader(options, torch.device("cpu"), manifest["num_images"])
     while True:
         for images, _ in loader:
             yield images

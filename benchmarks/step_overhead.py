@@ -50,6 +50,14 @@ class FixedBatch:
         return getattr(self.loader, name)
 
 
+def save_nothing() -> None:
+    """Let the product's loop leave out checkpoints and the export at its end."""
+    from pretrain import loop
+
+    loop.save_when_due = lambda *_, **__: None  # type: ignore[assignment]
+    loop.finish_saving = loop.export = lambda _: None  # type: ignore[assignment]
+
+
 def our_steps(training: Any, steps: int) -> None:
     """`steps` updates by the product's loop."""
     from pretrain import loop
@@ -75,7 +83,6 @@ def measure(shards: Path, folder: Path, options: argparse.Namespace) -> dict[str
     from configs.load import load_config
     from configs.schema import PretrainConfig
     from data_pipeline import normalise
-    from pretrain import loop
     from pretrain.plan import Ranks, make_plan
     from pretrain.session import open_training
     from training import processes
@@ -90,8 +97,7 @@ def measure(shards: Path, folder: Path, options: argparse.Namespace) -> dict[str
     ]
     config = load_config(PretrainConfig, arguments, "step_overhead").config
     ranks = Ranks(processes.rank(), processes.world_size(), processes.local_rank(), options.ranks)
-    loop.save_when_due = lambda *_, **__: None  # type: ignore[assignment]
-    loop.finish_saving = loop.export = lambda _: None  # type: ignore[assignment]
+    save_nothing()
     times: dict[str, list[float]] = {"vitrain": [], "bare": []}
     with open_training(make_plan(config, ranks)) as training:
         training.loader = FixedBatch(training.loader)
