@@ -1,8 +1,12 @@
 """Builds from a stream that were interrupted or split into parts: always the same bytes."""
 
+import errno
+import os
 import random
 from dataclasses import dataclass
 from functools import partialmethod
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +14,7 @@ from configs.errors import RefusedInput
 from data_pipeline.growing_shards import GrowingShards, _GrowingTar
 from data_pipeline.merge import merge_parts
 from data_pipeline.output_store import LocalStore
+from data_pipeline.shard_plan import BuildOptions, plan_shards
 from data_pipeline.shard_record import ShardRecord
 from data_pipeline.sources.remote_files import SourceUnavailable
 from data_pipeline.sources.stream_source import DamagedSource
@@ -253,8 +258,25 @@ def test_parts_meet_at_a_url(tmp_path, memory, expected):
     assert {name.removeprefix("out/"): data for name, data in memory().items()} == expected
 
 
+@pytest.mark.parametrize("is_other_disk", [False, True])
+def test_a_scratch_folder_may_serve_a_folder_too(tmp_path, monkeypatch, expected, is_other_disk):
+    real = os.replace
+
+    def replace(source, target):
+        is_there = Path(source).is_relative_to(tmp_path / "scratch")
+        if is_other_disk and is_there and Path(target).is_relative_to(tmp_path / "out"):
+            raise OSError(errno.EXDEV, "another disk")
+        real(source, target)
+
+    monkeypatch.setattr("data_pipeline.output_store.os.replace", replace)
+    build(tmp_path / "out", scratch=tmp_path / "scratch", **OPTIONS)
+    assert files_of(tmp_path / "out") == expected
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
 def test_a_url_needs_a_scratch_folder_and_a_listing_none(tmp_path, memory):
     with pytest.raises(RefusedInput, match=r"memory://out: stream is read .* --scratch DIR"):
         build("memory://out", **OPTIONS)
-    with pytest.raises(RefusedInput, match=r"--scratch .*: digits is a listing"):
-        build(tmp_path / "out", "digits", scratch=tmp_path)
+    listing = SimpleNamespace(name="photos", labels=[])
+    with pytest.raises(RefusedInput, match=r"--scratch .*: photos is a listing"):
+        plan_shards(listing, BuildOptions(scratch=tmp_path))
