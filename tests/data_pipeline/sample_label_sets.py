@@ -50,5 +50,5 @@ class LabelSetStream:
 
 def label_set_dataset(folder: Path, count: int = 24, num_classes: int = 4) -> ShardedDataset:
     """Write and open such a dataset, in two shards."""
-    build_dataset(LabelSetStream(count, num_classes), None, "train", folder, shards=2)
+    build_dataset(LabelSetStream(count, num_classes), None, "train", folder, shards=2, workers=1)
     return open_dataset(folder)

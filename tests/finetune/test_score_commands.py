@@ -1,21 +1,23 @@
 """`finetune.evaluate` and `finetune.few_shot` against what finetuning and scikit-learn say."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from configs.errors import RefusedInput
+from configs.evaluation import EvaluateConfig
 from data_pipeline.augment import SquareTransform, normalise
 from data_pipeline.index import open_dataset
 from data_pipeline.loader import EvalLoader
 from finetune.evaluate import main as evaluate
+from finetune.evaluation import _prepare
 from finetune.few_shot import main as few_shot
 from finetune.task_data import prepare_shards
 from finetune.transfer import transfer
 from models.weights import load_weights, model_from_weights
-from tests.data_pipeline.sample_label_sets import label_set_dataset
 from tests.finetune.toy_task import CLASSES, toy_config
 
 COMMON = ("--precision", "fp32", "--loader.threads", "1", "--tracking.no-enabled")
@@ -40,10 +42,14 @@ def json_of(command, words, capsys):
     return json.loads(capsys.readouterr().out)
 
 
-def test_evaluating_gives_what_the_transfer_scored(finetuned, toy_folder, capsys):
+def test_evaluating_gives_what_the_transfer_scored(finetuned, toy_folder, tmp_path, capsys):
     expected = json.loads((finetuned / "result.json").read_text())
-    words = [*task_words(toy_folder, finetuned), "--batch-images", "4"]
-    found = json_of(evaluate, words, capsys)
+    test = prepare_shards("image-folder", toy_folder)[1]
+    real = tmp_path / "real.json"
+    real.write_text(json.dumps([[0, 1, 2]] * 10 + [[]] * 5))
+    words = ["--weights", str(finetuned / "export"), "--shards", str(test), "--batch-images", "4"]
+    found = json_of(evaluate, [*words, "--real-labels", str(real)], capsys)
+    assert (found["test"].pop("real_top1"), found["test"].pop("real_images")) == (1.0, 10)
     assert found["test"].pop("loss") == pytest.approx(expected["test"].pop("loss"), rel=1e-5)
     assert found["test"] == expected["test"] and found["test"]["images"] == 15
     assert found["per_class"] == expected["per_class"]
@@ -67,23 +73,21 @@ def test_a_result_is_kept_once(finetuned, toy_folder, tmp_path, capsys):
         evaluate([*words, "--run-dir", str(finetuned)])
 
 
-def test_second_labels_and_shards_of_ones_own(finetuned, toy_folder, tmp_path, capsys):
-    test = prepare_shards("image-folder", toy_folder)[1]
-    real = tmp_path / "real.json"
-    real.write_text(json.dumps([[0, 1, 2]] * 10 + [[]] * 5))
-    words = ["--weights", str(finetuned / "export"), "--shards", str(test)]
-    found = json_of(evaluate, [*words, "--real-labels", str(real)], capsys)
-    assert found["test"]["real_top1"] == 1.0 and found["test"]["real_images"] == 10
+def test_a_head_for_other_classes_is_refused(finetuned):
+    weights, config = load_weights(finetuned), EvaluateConfig(weights="w")
+
+    def prepare(*classes):
+        dataset = SimpleNamespace(num_classes=len(classes), classes=classes, place="here")
+        return _prepare(config, weights, dataset)
+
+    assert prepare(*CLASSES) is None
+    with pytest.raises(RefusedInput, match=r"head for 3 classes, here has 4\. Only a head"):
+        prepare(*CLASSES, "white")
+    with pytest.raises(RefusedInput, match="number 1 is 'green' there and 'white' in here"):
+        prepare("blue", "white", "red")
 
 
-def test_a_head_for_other_classes_is_refused(finetuned, tmp_path):
-    sets = label_set_dataset(tmp_path / "sets").folder
-    words = ["--weights", str(finetuned), *COMMON, "--shards"]
-    with pytest.raises(RefusedInput, match=r"head for 3 classes, .* has 4\. Only a head"):
-        evaluate([*words, str(sets)])
-    three = label_set_dataset(tmp_path / "three", num_classes=3).folder
-    with pytest.raises(RefusedInput, match="number 0 is 'blue' there and 'class0' in"):
-        evaluate([*words, str(three)])
+def test_weights_that_are_not_there_are_refused_at_once():
     with pytest.raises(RefusedInput, match="--weights is not set"):
         evaluate([])
     with pytest.raises(RefusedInput, match=r"--weights none/such: there is no such file"):

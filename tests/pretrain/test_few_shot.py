@@ -11,9 +11,12 @@ from configs.errors import RefusedInput
 from data_pipeline.augment import SquareTransform, normalise
 from data_pipeline.decode import decode_image
 from models.weights import load_weights, model_from_weights
+from pretrain.evaluation import evaluate
 from pretrain.few_shot import probe_is_due
 from pretrain.loop import pretrain
 from pretrain.resume import run_identity
+from pretrain.session import open_training
+from pretrain.step import train_step
 
 
 @pytest.fixture
@@ -92,6 +95,26 @@ def test_probes_change_no_weights(plan_of, one_rank, task, tmp_path):
         digests.append(json.loads((plan.run_dir / "result.json").read_text())["weights_sha256"])
         one_rank()
     assert digests[0] == digests[1]
+
+
+def test_a_probe_is_left_off_when_asked_to_stop_and_made_later(
+    plan_of, one_rank, task, monkeypatch
+):
+    plan = plan_of({"few-shot.tasks": task, "few-shot.every-steps": 1, "few-shot.shots": 1})
+    with open_training(plan) as training:
+        train_step(training)
+        training.evaluation_pending = True
+        with monkeypatch.context() as asked:
+            asked.setattr("pretrain.validation.stop_requested", lambda: "SIGTERM")
+            evaluate(training)
+        assert training.evaluation_pending and not training.validation
+        assert (
+            training.engine.module.training and not training.engine.module.head._forward_pre_hooks
+        )
+        evaluate(training)
+        assert not training.evaluation_pending
+        assert "few_shot/dots/1_shot_top1" in training.validation
+        training.step = plan.total_steps
 
 
 def test_probes_are_due_by_steps_by_epochs_or_at_the_end(plan_of, task):
