@@ -16,7 +16,13 @@ def images(architecture):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"pool": "mean"}, {"pool": "mean", "norm_after_pool": True}, {"num_classes": 0}],
+    [
+        {},
+        {"pool": "mean"},
+        {"pool": "mean", "norm_after_pool": True},
+        {"num_classes": 0},
+        {"pre_logits": True},
+    ],
 )
 def test_features_are_timms_pre_logits(architecture, changes):
     architecture = replace(architecture, **changes)
