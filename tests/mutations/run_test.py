@@ -19,8 +19,10 @@ PRELOADED = [
 ]
 
 
-def run_tests(folder: Path, tests: list[str], log: Path, options: list[str]) -> None:
+def run_tests(folder: Path, tests: list[str], log: Path, environment: dict[str, str]) -> None:
     """End this process with pytest's exit code for `tests`, which lie in `folder`."""
+    os.environ.clear()  # whoever needed worker processes first gave them his
+    os.environ.update(environment)
     with open(log, "wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -31,6 +33,6 @@ def run_tests(folder: Path, tests: list[str], log: Path, options: list[str]) -> 
         del sys.modules[name]
     import pytest
 
-    code = pytest.main(["-q", "-p", "no:cacheprovider", "--basetemp=.tests", *options, *tests])
+    code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--basetemp=.tests", *tests])
     sys.stdout.flush()
     os._exit(int(code))  # whatever a mutation left running

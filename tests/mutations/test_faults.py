@@ -1,6 +1,7 @@
 """Every fault of faults.yaml has a test that fails when its handling is removed."""
 
 import multiprocessing
+import os
 import queue
 import shutil
 from collections.abc import Iterator
@@ -82,7 +83,7 @@ def outcomes(request, tmp_path_factory) -> dict[Mutation, Outcome]:
         copy = idle.get()
         with mutated(copy / mutation.file, mutation):
             seconds = HANGING_SECONDS if mutation.hangs else CHANGED_SECONDS
-            ended = run(copy, [mutation.test], seconds, "-x")
+            ended = run(copy, [mutation.test], seconds)
         idle.put(copy)
         return ended
 
@@ -124,12 +125,12 @@ def mutated(path: Path, mutation: Mutation) -> Iterator[None]:
         compiled.unlink(missing_ok=True)
 
 
-def run(folder: Path, tests: list[str], seconds: float, *options: str) -> Outcome:
+def run(folder: Path, tests: list[str], seconds: float) -> Outcome:
     """Run tests in a copy; ended after some seconds, as a mutation may well hang."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     log = folder / "log.txt"
-    arguments = (folder, tests, log, list(options))
+    arguments = (folder, tests, log, dict(os.environ))
     process = context.Process(target=run_tests, args=arguments, daemon=False)
     process.start()
     process.join(seconds)
