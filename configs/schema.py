@@ -227,7 +227,8 @@ class FinetuneConfig(Section):
     model: ModelConfig = Field(
         default_factory=ModelConfig,
         description=(
-            "Used when pretrained is scratch: the architecture to start from random weights."
+            "The architecture to start from random weights, when pretrained is scratch; "
+            "model.checkpoint-blocks always."
         ),
     )
     data: SubsetConfig = Field(default_factory=SubsetConfig)

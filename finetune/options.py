@@ -29,6 +29,7 @@ MAY_CHANGE = (
     "deterministic",
     "max_broken_fraction",
     "loader.",
+    "model.checkpoint_blocks",
     "batch.micro_images",
     "batch.accumulation_steps",
     "checkpoint.",

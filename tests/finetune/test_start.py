@@ -1,9 +1,11 @@
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 
 from configs.errors import RefusedInput
+from configs.groups import ModelConfig
 from data_pipeline.augment import MEAN, STD
 from finetune.start import build_start
 from models.pos_embed import resize_position_embedding
@@ -85,3 +87,14 @@ def test_scratch_depends_on_the_seed_alone():
     with torch.no_grad():
         first.model.pos_embed.add_(1)
     assert not torch.equal(first.model.pos_embed, first.weights["pos_embed"])
+
+
+def test_a_pre_logits_layer_stays_behind_and_blocks_run_again(tmp_path):
+    architecture = replace(ARCHITECTURE, pre_logits=True)
+    model = build_model(architecture, seed=5)
+    folder = save_weights(tmp_path / "export", model.state_dict(), WeightsCard(architecture))
+    chosen = ModelConfig(checkpoint_blocks=1)
+    start = start_from(folder, model=chosen)
+    assert not start.architecture.pre_logits
+    assert not any(name.startswith("pre_logits") for name in start.weights)
+    assert start.model.blocks[0].recompute

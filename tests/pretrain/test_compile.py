@@ -44,7 +44,7 @@ def test_a_run_goes_on_compiled_and_not_compiled(plan_of, one_rank, tmp_path):
     torch._dynamo.utils.counters.clear()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 0
     go_on("mixed", 2)
-    go_on("mixed", 4, compile=True)
+    go_on("mixed", 4, compile=True, **{"model.checkpoint-blocks": 1})
     # One graph holds the whole model, forward; it was compiled, not passed over.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert go_on("mixed", 6) == pytest.approx(expected, rel=1e-4)

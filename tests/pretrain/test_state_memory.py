@@ -8,15 +8,23 @@ from tests.pretrain.live_state import OPTIONS, check_counted, count_one_step
 OFFLOAD = {"zero.offload-optimizer": True}
 EMA = {"optim.ema-decay": 0.99}
 
+
+def case(name, stage, precision, **changes):
+    return pytest.param(stage, precision, changes, id=name)
+
+
+def slow_case(name, stage, precision, **changes):
+    return pytest.param(stage, precision, changes, id=name, marks=pytest.mark.slow)
+
+
 CASES = [
-    *[pytest.param(stage, "fp32", {}, id=f"zero{stage}-fp32") for stage in (0, 1, 2, 3)],
-    *[pytest.param(stage, "bf16", {}, id=f"zero{stage}-bf16") for stage in (1, 2, 3)],
-    *[pytest.param(stage, "bf16", OFFLOAD, id=f"zero{stage}-offload") for stage in (1, 2, 3)],
-    pytest.param(1, "fp32", OFFLOAD, id="zero1-fp32-offload"),
-    pytest.param(2, "fp32", OFFLOAD, id="zero2-fp32-offload"),
-    *[pytest.param(stage, "fp16", {}, id=f"zero{stage}-fp16") for stage in (1, 2, 3)],
-    pytest.param(2, "bf16", EMA, id="zero2-ema"),
-    pytest.param(3, "bf16", {**OFFLOAD, **EMA}, id="zero3-offload-ema"),
+    *[case(f"zero{stage}-fp32", stage, "fp32") for stage in (0, 1, 2, 3)],
+    *[case(f"zero{stage}-bf16", stage, "bf16") for stage in (1, 2, 3)],
+    case("zero3-offload-ema", 3, "bf16", **OFFLOAD, **EMA),
+    slow_case("zero2-ema", 2, "bf16", **EMA),
+    *[slow_case(f"zero{stage}-bf16-offload", stage, "bf16", **OFFLOAD) for stage in (1, 2, 3)],
+    *[slow_case(f"zero{stage}-fp32-offload", stage, "fp32", **OFFLOAD) for stage in (1, 2)],
+    *[slow_case(f"zero{stage}-fp16", stage, "fp16") for stage in (1, 2, 3)],
 ]
 
 
