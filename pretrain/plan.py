@@ -108,14 +108,10 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
 
     check_settings(config.tracking)
     check_config(config)
-    if config.data.train is None:
-        raise RefusedInput(
-            "data.train is not set: give the folder of training shards with --data.train DIR "
-            "(python -m data_pipeline.build makes one)"
-        )
+    train_place = _train_place(config)
     micro_images, accumulation_steps = split_batch(config.batch, ranks.world_size)
     access = ShardAccess.from_config(config.data, ranks.local_world_size)
-    whole = open_dataset(config.data.train, access)
+    whole = open_dataset(train_place, access)
     validation = open_dataset(config.data.val, access) if config.data.val else None
     _check_same_classes(whole, validation)
     _check_label_kind(config, whole, validation)
@@ -156,6 +152,15 @@ def _mixup_told(config: PretrainConfig, world_size: int, micro_images: int) -> s
     if not config.augment.mixup_alpha:
         return None
     return pairing(config.batch.global_images, world_size, micro_images).notice()
+
+
+def _train_place(config: PretrainConfig) -> str:
+    if config.data.train is None:
+        raise RefusedInput(
+            "data.train is not set: give the folder of training shards with --data.train DIR "
+            "(python -m data_pipeline.build makes one)"
+        )
+    return config.data.train
 
 
 def _run_dir(config: PretrainConfig, config_file: Path | None) -> Path:
