@@ -96,6 +96,8 @@ def test_faults_that_pass_are_outlived(proxy, tmp_path, kind):
     reader = ShardReader(dataset)
     assert reader.read(2) == plain_image(2)
     assert reader.read(3) == plain_image(3)
+    # Neither s3fs nor botocore makes repeats that nobody counts.
+    assert reader.remote.statistics.read()["retries"] == len(proxy.gets(SHARD_1)) - 1
     reader.close()
 
 
