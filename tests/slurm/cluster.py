@@ -123,7 +123,7 @@ class SlurmCluster:
             states = {self._state(node) for node in NODES if node not in self.lost}
             return "slurmstepd" not in names and states == {"idle"}
 
-        wait_until(is_idle, 60, self.logs)
+        wait_until(is_idle, 120, self.logs)
 
     def logs(self) -> str:
         """The ends of the logs of Slurm's daemons."""
@@ -218,7 +218,6 @@ def running_cluster() -> Iterator[SlurmCluster]:
     with ExitStack() as stack:
         # Not pytest's folder: the path of a socket may be 107 bytes long.
         folder = Path(tempfile.mkdtemp(prefix="vitrain-slurm-"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
         variables = {
             name: value
             for name, value in environment().items()
@@ -227,7 +226,7 @@ def running_cluster() -> Iterator[SlurmCluster]:
         variables["SLURM_CONF"] = str(folder / "slurm.conf")
         variables["PATH"] += ":/usr/sbin:/sbin"
         keeper = subprocess.Popen(
-            [sys.executable, str(KEEPER)],
+            [sys.executable, str(KEEPER), str(folder)],
             stdin=subprocess.PIPE,
             env=variables,
             text=True,

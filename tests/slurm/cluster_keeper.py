@@ -1,5 +1,7 @@
 """Holds the daemons of an emulated cluster, and ends with its standard input, all of them with it.
 
+    python cluster_keeper.py FOLDER        # of the cluster; removed at the end
+
 The test suite may end in any way, also by a timeout that gives no test a chance to clean up; its
 end closes this process's standard input. Each line of that is JSON: a command to start, and the
 file for what it writes. What daemons leave behind (each job step detaches from its `slurmd`)
@@ -10,6 +12,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +33,7 @@ def main() -> None:
             start(*json.loads(line))
     finally:
         end_descendants()
+        shutil.rmtree(sys.argv[1], ignore_errors=True)
 
 
 def start(command: list[str], output: str) -> None:

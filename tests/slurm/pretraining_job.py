@@ -51,10 +51,11 @@ class PretrainingJob:
 
     def wait_for_step(self, step: int) -> None:
         def has_reached() -> bool:
-            state = self.facts()["JobState"]
-            assert state not in _ENDED, self.told()
             status = self.status()
-            return status.get("state") == "running" and status["step"] >= step
+            if status.get("state") == "running" and status["step"] >= step:
+                return True
+            assert self.facts()["JobState"] not in _ENDED, self.told()
+            return False
 
         wait_until(has_reached, START_SECONDS, self.told)
 
@@ -104,6 +105,13 @@ class PretrainingJob:
             for rank in ranks:
                 with suppress(psutil.NoSuchProcess):
                     rank.resume()
+
+    @contextmanager
+    def held_after_a_checkpoint(self) -> Iterator[None]:
+        self.wait_for_step(1)
+        wait_until((self.run / "checkpoints" / "latest").exists, START_SECONDS, self.told)
+        with self.held():
+            yield
 
     def ranks(self) -> list[psutil.Process]:
         """The processes that train."""

@@ -15,10 +15,10 @@ from tests.slurm.pretraining_job import START_SECONDS, PretrainingJob
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 RUN = {
-    "schedule.total-steps": 120,
-    "checkpoint.every-steps": 20,
+    "schedule.total-steps": 300,
+    "checkpoint.every-steps": 25,
     "logging.every-steps": 5,
-    "evaluation.every-steps": 60,
+    "evaluation.every-steps": 150,
 }
 
 
@@ -50,6 +50,7 @@ def submit(cluster: SlurmCluster, shards, tmp_path):
     for job in submitted:
         job.end()
     cluster.heal()
+    cluster.command("scontrol", "update", "PartitionName=main", "GraceTime=0")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def then_finetune(task_data: Path) -> list[str]:
 
 def test_two_nodes_to_the_end(undisturbed):
     result, facts = undisturbed.result(), undisturbed.facts()
-    assert (result["steps"], result["resumed_from_steps"]) == (120, [])
+    assert (result["steps"], result["resumed_from_steps"]) == (300, [])
     assert (facts["NumNodes"], facts["Restarts"], facts["ExitCode"]) == ("2", "0", "0:0")
     assert undisturbed.status()["state"] == "finished"
     assert "2 ranks" in (undisturbed.run / "train.log").read_text()
@@ -133,7 +134,7 @@ def test_at_the_time_limit_a_run_saves_and_goes_on(submit, undisturbed):
     job.wait_for_step(5)
     with job.held():
         # Slurm looks at limits every 30 seconds, and signals 300 seconds before the new one.
-        minutes = job.minutes_since_start() + 2
+        minutes = job.minutes_since_start() + 3
         job.cluster.command("scontrol", "update", f"JobId={job.id}", f"TimeLimit={minutes}")
         wait_until(lambda: job.status()["state"] == "saved", 120, job.told)
     job.start_now("TimeLimit=30")
@@ -143,16 +144,21 @@ def test_at_the_time_limit_a_run_saves_and_goes_on(submit, undisturbed):
     assert_same_weights(job, undisturbed, resumed_from=[saved["step"]])
 
 
-def test_a_job_of_a_higher_partition_goes_first(submit, cluster, undisturbed):
+@pytest.mark.parametrize("grace_seconds", [0, 60])
+def test_a_job_of_a_higher_partition_goes_first(grace_seconds, submit, cluster, undisturbed):
+    """Without grace Slurm requeues the job, with it the batch script does."""
     job = submit()
     job.wait_for_step(5)
+    grace = f"GraceTime={grace_seconds}"
+    cluster.command("scontrol", "update", "PartitionName=main", grace)
     with job.held():
-        urgent = [*"sbatch --parsable --partition=urgent --nodes=3 --wrap=true".split()]
-        cluster.command(*urgent, "--output=/dev/null")
-        wait_until(lambda: job.facts()["JobState"] != "RUNNING", 60, job.told)
+        urgent = "sbatch --partition=urgent --nodes=3 --wrap=true --output=/dev/null"
+        cluster.command(*urgent.split())
+        wait_until(lambda: job.status()["state"] == "saved", 60, job.told)
     job.start_now()
     saved = job.status()
-    assert saved["state"] == "saved" and saved["reason"].endswith("SIGTERM")
+    assert saved["reason"].endswith("SIGTERM")
+    assert ("exit code 85, requeued" in job.log()) == (grace_seconds > 0)
     job.wait_for("COMPLETED")
     assert_same_weights(job, undisturbed, resumed_from=[saved["step"]])
 
@@ -168,21 +174,33 @@ def test_a_cancelled_job_saves_and_does_not_come_back(submit, task_data):
     wait_until(lambda: set(job.finetuning_states()) == {"CANCELLED"}, 60, job.told)
 
 
-def test_a_job_whose_node_is_lost_goes_on_when_there_is_another(submit, cluster, undisturbed):
+def test_a_job_whose_node_is_lost_goes_on_with_another(submit, cluster, undisturbed):
     job = submit()
-    job.wait_for_step(30)
-    wait_until((job.run / "checkpoints" / "latest").exists, 60, job.told)
-    with job.held():
+    with job.held_after_a_checkpoint():
         cluster.lose("n1")
     # The other rank fails, and srun gives up, long before Slurm notices.
     wait_until(lambda: "a node does not answer" in job.log(), 120, job.told)
-    cluster.notice_loss("n1")
+    check_goes_on_without("n1", "n[0,2]", job, undisturbed)
+
+
+def test_a_job_whose_first_node_is_lost_goes_on_with_another(submit, cluster, undisturbed):
+    """With it the batch script is lost."""
+    job = submit()
+    with job.held_after_a_checkpoint():
+        cluster.lose("n0")
+    check_goes_on_without("n0", "n[1-2]", job, undisturbed)
+
+
+def check_goes_on_without(
+    node: str, nodes: str, job: PretrainingJob, undisturbed: PretrainingJob
+) -> None:
+    job.cluster.notice_loss(node)
     job.start_now()
     job.wait_for("COMPLETED")
+    assert job.facts()["NodeList"] == nodes
     resumed_from = job.result()["resumed_from_steps"]
-    assert len(resumed_from) == 1 and resumed_from[0] % 20 == 0
+    assert len(resumed_from) == 1 and resumed_from[0] % 25 == 0
     assert_same_weights(job, undisturbed, resumed_from)
-    assert job.facts()["NodeList"] == "n[0,2]"
 
 
 def assert_same_weights(
