@@ -15,10 +15,10 @@ from tests.slurm.pretraining_job import START_SECONDS, PretrainingJob
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 RUN = {
-    "schedule.total-steps": 300,
+    "schedule.total-steps": 200,
     "checkpoint.every-steps": 25,
     "logging.every-steps": 5,
-    "evaluation.every-steps": 150,
+    "evaluation.every-steps": 100,
 }
 
 
@@ -94,7 +94,7 @@ def then_finetune(task_data: Path) -> list[str]:
 
 def test_two_nodes_to_the_end(undisturbed):
     result, facts = undisturbed.result(), undisturbed.facts()
-    assert (result["steps"], result["resumed_from_steps"]) == (300, [])
+    assert (result["steps"], result["resumed_from_steps"]) == (200, [])
     assert (facts["NumNodes"], facts["Restarts"], facts["ExitCode"]) == ("2", "0", "0:0")
     assert undisturbed.status()["state"] == "finished"
     assert "2 ranks" in (undisturbed.run / "train.log").read_text()
