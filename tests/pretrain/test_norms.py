@@ -5,7 +5,7 @@ import pytest
 from pretrain.session import open_training
 from pretrain.step import train_step
 from tests.pretrain.plain_training import TOLERANCE, batches_of, expected_norms
-from tests.pretrain.test_engine import fp16_on_cpu, with_fp16_options  # noqa: F401 (a fixture)
+from tests.pretrain.test_engine import with_fp16_options
 from tests.pretrain.test_step import spoil_one_micro_batch
 
 CLIP = 0.5
