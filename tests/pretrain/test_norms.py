@@ -29,7 +29,7 @@ def test_norms_are_those_of_plain_pytorch(
     offload,
     plan_of,
     one_rank,
-    fp16_on_cpu,  # noqa: F811
+    fp16_on_cpu,
 ):
     settings = {"zero.stage": stage, "precision": precision, "logging.every-steps": 1}
     settings["zero.offload-optimizer"] = offload
