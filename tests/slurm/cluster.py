@@ -89,9 +89,6 @@ class SlurmCluster:
         lines = self.command("scontrol", "show", "job", "-o", job).splitlines()
         return [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines if line]
 
-    def version(self) -> str:
-        return self.command("sinfo", "--version").strip()
-
     def lose(self, node: str) -> None:
         """Kill a node: its daemon, its job steps, their tasks. Slurm does not notice for long."""
         self.lost.add(node)
