@@ -10,10 +10,10 @@ PYTEST := $(BIN)/python -m pytest
 UNIT := not (integration or slow or soak or slurm)
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help setup lock demo test test-fast test-all lint clean
+.PHONY: help setup lock demo test test-fast test-all lint gpu-benchmarks clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed ## create .venv and install the pinned packages into it
 
@@ -46,6 +46,9 @@ lint: setup ## ruff, mypy and the import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+gpu-benchmarks: setup ## all benchmarks that need a GPU, into gpu-benchmarks/ (25 minutes)
+	benchmarks/on_gpu.sh gpu-benchmarks
 
 clean: ## remove .venv, caches and build leftovers; keeps runs/, mlruns/ and datasets/
 	rm -rf $(VENV) build data_pipeline/_jpeg_crop*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -21,9 +21,12 @@ ATTENTION = {
     "cudnn": "CUDNN_ATTENTION",
     "math": "MATH",
 }
-_OF_BOTH = (PLAIN, "compile", "channels_last", "checkpoint", "accumulate", *ATTENTION)
+_OF_BOTH = (
+    *(PLAIN, "compile", "cuda_graphs", "channels_last", "checkpoint", "accumulate"),
+    *ATTENTION,
+)
 VARIANTS = {
-    "ours": (*_OF_BOTH, "foreach", "decode_cuda"),
+    "ours": (*_OF_BOTH, "foreach", "cudnn_search", "decode_cuda"),
     "timm": (*_OF_BOTH, "fused"),
     "timm_script": (PLAIN, "compile", "channels_last", "checkpoint", "accumulate", "fused"),
 }

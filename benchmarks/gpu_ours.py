@@ -85,12 +85,14 @@ def arguments_of(case: Case, options: argparse.Namespace, run_dir: Path) -> list
 @contextmanager
 def steps(
     case: Case, options: argparse.Namespace, folder: Path
-) -> Iterator[tuple[Callable[[int], None], int, int]]:
-    """A function that makes so many steps; the parameters and classes of the model."""
+) -> Iterator[tuple[Callable[[int], None], int]]:
+    """A function that makes so many steps, and the model's number of parameters."""
     set_rank_variables(os.environ)
     from pretrain.deepspeed_import import import_deepspeed
 
     import_deepspeed()
+    import torch
+
     from configs.load import load_config
     from configs.schema import PretrainConfig
     from pretrain.plan import Ranks, make_plan
@@ -99,17 +101,20 @@ def steps(
     arguments = arguments_of(case, options, folder / "run")
     config = load_config(PretrainConfig, arguments, "gpu_pretrain").config
     save_nothing()
-    plan = make_plan(config, Ranks(0, 1, 0, 1))
-    with open_training(plan) as training:
+    with open_training(make_plan(config, Ranks(0, 1, 0, 1))) as training:
         is_last = case.variant == "channels_last"
         real: Any = training.loader
         if case.data == "synthetic":
             training.loader = BatchOnDevice(real, training.device, channels_last=is_last)  # type: ignore[assignment]
         elif is_last:
             training.loader = ChannelsLast(real, training.device)  # type: ignore[assignment]
+        if case.variant == "cuda_graphs":
+            training.engine.compile(compile_kwargs={"mode": "reduce-overhead"})
+        if case.variant == "cudnn_search":
+            torch.backends.cudnn.benchmark = True
         if case.variant == "foreach":  # instead of one fused kernel
             for group in training.engine.basic_optimizer.param_groups:
                 group["fused"], group["foreach"] = False, True
         parameters = sum(p.numel() for p in training.engine.module.parameters())
-        yield lambda count: our_steps(training, count), parameters, plan.num_classes
+        yield lambda count: our_steps(training, count), parameters
         training.plan = dataclasses.replace(training.plan, total_steps=training.step)

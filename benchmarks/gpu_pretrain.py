@@ -24,7 +24,6 @@ import argparse
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -33,45 +32,39 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.gpu_case import MODELS, PLAIN, REAL_ONLY, VARIANTS, Case  # noqa: E402
-from benchmarks.loader_ours import generate_shards  # noqa: E402
-from benchmarks.side_by_side import (  # noqa: E402
-    ROOT,
-    circumstances,
-    compare,
-    medians,
-    write_json,
+from benchmarks.gpu_report import (  # noqa: E402
+    MATMUL,
+    SETTINGS,
+    print_profiles,
+    print_table,
+    print_targets,
+    report_of,
 )
+from benchmarks.loader_ours import generate_shards  # noqa: E402
+from benchmarks.side_by_side import ROOT, attempt, write_json  # noqa: E402
 
 GENERATED = ROOT / "datasets" / "gpu-benchmark"
-MATMUL = "matmul"
-PASSED_ON = ("runs", "steps", "warm_steps", "blocks", "workers", "zero", "timeout")
-TARGET_OVER_TIMM, TARGET_MFU = 1.2, 0.5
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure what `--only` names; what fails on this card is told, and not raised."""
+    """Measure what `--only` names."""
     from benchmarks import gpu_ours, gpu_timing, gpu_timm
+    from benchmarks.gpu_case import architecture_of
     from models.flops import forward_flops_per_image
 
     if options.only == MATMUL:
         return gpu_timing.matmul_rate(options)
-    from benchmarks.gpu_case import architecture_of
-
     case = Case.of(options.only)
     contestants = {"ours": gpu_ours, "timm": gpu_timm}
+    classes = gpu_timm.num_classes(options.shards)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        try:
-            if case.who == "timm_script":
-                found, classes = gpu_timm.run_script(case, options, folder), None
-            else:
-                opened = contestants[case.who].steps(case, options, folder)
-                with case.attention(), opened as (run, parameters, classes):
-                    found = gpu_timing.time_steps(run, case.batch_images(options), options)
-                    found["parameters"] = parameters
-        except (RuntimeError, subprocess.TimeoutExpired) as error:  # no memory, no such kernel
-            return {"failed": f"{type(error).__name__}: {str(error)[:500]}"}
-    classes = classes or gpu_timm.num_classes(options.shards)
+        if case.who == "timm_script":
+            found = gpu_timm.run_script(case, options, Path(name))
+        else:
+            opened = contestants[case.who].steps(case, options, Path(name))
+            with case.attention(), opened as (run, parameters):
+                found = gpu_timing.time_steps(run, case.batch_images(options), options)
+            found["parameters"] = parameters
     flops = 3.0 * forward_flops_per_image(architecture_of(case, options, classes))
     found["tflops"] = flops * found["images_per_second"] / 1e12
     return found
@@ -99,118 +92,30 @@ def measure_all(cases: list[Case], options: argparse.Namespace) -> dict[str, Any
     """Rounds of all cases; the report so far is written after each, should the rest be cut off."""
     results: dict[str, list[dict[str, Any]]] = {}
     failures: dict[str, str] = {}
-    report: dict[str, Any] = {}
+    report = report_of(results, failures, options)
     for _ in range(options.runs):
         for name in (MATMUL, *(case.name for case in cases)):
             if name in failures:
                 continue
-            try:
-                (found,) = compare(
-                    __file__, [name], passed_on(options), runs=1, timeout_seconds=options.timeout
-                )[name]
-            except (SystemExit, subprocess.TimeoutExpired) as error:
-                found = {"failed": str(error)[:500]}
+            found = attempt(__file__, name, passed_on(options), timeout_seconds=options.timeout)
             if "failed" in found:
                 failures[name] = found["failed"]
-                print(f"{name}: {found['failed']}", file=sys.stderr, flush=True)
                 continue
             results.setdefault(name, []).append(found)
             report = report_of(results, failures, options)
             write_json(options.json, report)
-    return report | {"failures": failures}
+    return report
 
 
 def passed_on(options: argparse.Namespace) -> list[str]:
     """The options of a child process."""
-    words = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in PASSED_ON]
+    words = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in SETTINGS]
     words.append(f"--shards={options.shards}")
     if options.batch:
         words.append("--batch=" + ",".join(f"{size}={n}" for size, n in options.batch.items()))
     if options.timm_train:
         words.append(f"--timm-train={options.timm_train}")
     return [*words, *(f"--{name}" for name in ("toy", "profile") if getattr(options, name))]
-
-
-def report_of(
-    results: dict[str, list[dict[str, Any]]],
-    failures: dict[str, str],
-    options: argparse.Namespace,
-) -> dict[str, Any]:
-    """Medians, MFU, ratios to timm's, and the circumstances."""
-    report = medians(results)
-    matmul = report.get(MATMUL, {}).get("tflops")
-    for name, row in report.items():
-        if name == MATMUL:
-            continue
-        if matmul:
-            row["mfu"] = row["tflops"] / matmul
-        case = Case.of(name)
-        peers = (case.variant, PLAIN) if case.variant in VARIANTS["timm"] else (PLAIN,)
-        for peer in peers:
-            other = report.get(Case(case.size, case.data, "timm", peer).name)
-            if other:
-                key = "over_timm" if peer == case.variant else "over_plain_timm"
-                row[key] = row["images_per_second"] / other["images_per_second"]
-    packages = ["torch", "torchvision", "deepspeed", "timm", "webdataset"]
-    names = (*PASSED_ON, "toy")
-    return {
-        **report,
-        "failures": failures,
-        "settings": {name: getattr(options, name) for name in names},
-        "circumstances": {**circumstances(packages), "gpu": report.get(MATMUL, {}).get("device")},
-    }
-
-
-def print_table(report: dict[str, Any], cases: list[Case]) -> None:
-    """What the page of docs/benchmarks shows."""
-    if MATMUL in report:
-        print(
-            f"bf16 products on {report[MATMUL]['device']}: {report[MATMUL]['tflops']:.4g} TFLOP/s"
-        )
-    print("| size:data:who:variant | batch | images/s | x timm | MFU | peak GiB |")
-    print("|---|---|---|---|---|---|")
-    for case in cases:
-        row = report.get(case.name)
-        if row is None:
-            print(f"| {case.name} | | {report['failures'].get(case.name, 'not reached')} | | | |")
-            continue
-        low, high = row["images_per_second_range"]
-        ratio = row.get("over_timm", row.get("over_plain_timm"))
-        print(
-            f"| {case.name} | {row['batch_images']} "
-            f"| {row['images_per_second']:.0f} ({low:.0f}-{high:.0f}) "
-            f"| {'-' if ratio is None else f'{ratio:.2f}'} "
-            f"| {row['mfu']:.1%} | {row.get('peak_gib', 0.0):.1f} |"
-        )
-
-
-def print_targets(report: dict[str, Any], cases: list[Case]) -> None:
-    """Whether what was measured is what was aimed at."""
-    for case in cases:
-        row = report.get(case.name, {})
-        if (case.who, case.variant) == ("ours", PLAIN) and "over_timm" in row:
-            reached = "reached" if row["over_timm"] >= TARGET_OVER_TIMM else "missed"
-            print(f"target {TARGET_OVER_TIMM} x timm, {case.size}, {case.data}: {reached}")
-        if case.name == "l:synthetic:ours:plain" and row:
-            reached = "reached" if row["mfu"] >= TARGET_MFU else "missed"
-            print(f"target {TARGET_MFU:.0%} MFU, l: {reached}")
-
-
-def print_profiles(report: dict[str, Any], cases: list[Case], path: Path | None) -> None:
-    """The costliest operations of each case; beside the JSON, what a run's profile would say."""
-    for case in cases:
-        row = report.get(case.name, {})
-        if "kernels" not in row:
-            continue
-        print(f"\n{case.name}\n| ms a step | share | calls | operation |\n|---|---|---|---|")
-        for kernel in row["kernels"][:10]:
-            print(
-                f"| {kernel['milliseconds_per_step']:.2f} | {kernel['share']:.1%} "
-                f"| {kernel['calls_per_step']:.0f} | {kernel['name'][:80]} |"
-            )
-        if path is not None:
-            text = path.with_suffix(f".{case.name.replace(':', '-')}.profile.txt")
-            text.write_text(row["profile"], encoding="utf-8")
 
 
 def batches_of(text: str) -> dict[str, int]:

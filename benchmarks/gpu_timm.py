@@ -65,8 +65,8 @@ def batches(case: Case, options: argparse.Namespace, device: Any) -> Iterator[An
 @contextmanager
 def steps(
     case: Case, options: argparse.Namespace, _folder: Path
-) -> Iterator[tuple[Callable[[int], None], int, int]]:
-    """A function that makes so many steps; the parameters and classes of the model."""
+) -> Iterator[tuple[Callable[[int], None], int]]:
+    """A function that makes so many steps, and the model's number of parameters."""
     import torch
     from timm import create_model
     from timm.optim import create_optimizer_v2
@@ -76,8 +76,9 @@ def steps(
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
-    classes = num_classes(options.shards)
-    model = create_model(case.model.timm_name, num_classes=classes, **model_arguments(options))
+    model = create_model(
+        case.model.timm_name, num_classes=num_classes(options.shards), **model_arguments(options)
+    )
     model.set_grad_checkpointing(case.variant == "checkpoint")
     model.to(device)
     if case.variant == "channels_last":
@@ -87,8 +88,8 @@ def steps(
     )
     fused = {"fused": True} if case.variant == "fused" else {}
     optimizer = create_optimizer_v2(task.get_trainable_module(), **OPTIMIZER, **fused)
-    if case.variant == "compile":
-        task.compile()
+    if case.variant in ("compile", "cuda_graphs"):
+        task.compile(mode="reduce-overhead" if case.variant == "cuda_graphs" else None)
     task.get_trainable_module().train()
     given = batches(case, options, device)
 
@@ -96,7 +97,7 @@ def steps(
         for _ in range(count):
             train_step(case, task, optimizer, given)
 
-    yield run, sum(p.numel() for p in model.parameters()), classes
+    yield run, sum(p.numel() for p in model.parameters())
 
 
 def train_step(case: Case, task: Any, optimizer: Any, given: Iterator[Any]) -> None:

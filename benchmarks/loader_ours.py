@@ -16,17 +16,18 @@ PLAIN = {"interpolation": "bilinear", "antialias": False}
 BARE_IMAGES = 800  # held in memory by the bare loop
 
 
-def our_transform(options: argparse.Namespace, **augment: Any) -> Any:
+def our_transform(options: argparse.Namespace, *, decode: Any = "cpu", **augment: Any) -> Any:
     """The views of all contestants."""
     from configs.data_groups import AugmentConfig
     from data_pipeline import TrainTransform
 
     (area_min, area_max), (_, ratio_max) = peers.AREA, peers.RATIO
     area = {"crop_area_min": area_min, "crop_area_max": area_max, "crop_ratio_max": ratio_max}
-    return TrainTransform(AugmentConfig(**area, **augment), (options.px, options.px), seed=0)
+    size = (options.px, options.px)
+    return TrainTransform(AugmentConfig(**area, **augment), size, seed=0, decode=decode)
 
 
-def our_loader(options: argparse.Namespace, shards: Path, **augment: Any) -> Iterator[Any]:
+def our_loader(options: argparse.Namespace, shards: Path, **views: Any) -> Iterator[Any]:
     """Our loader as a training run uses it, at one rank."""
     from configs.data_groups import LoaderConfig
     from data_pipeline import SampleOrder, TrainLoader, open_dataset
@@ -35,7 +36,7 @@ def our_loader(options: argparse.Namespace, shards: Path, **augment: Any) -> Ite
     loader = TrainLoader(
         dataset,
         SampleOrder(dataset, num_streams=768, seed=0),
-        transform=our_transform(options, **augment),
+        transform=our_transform(options, **views),
         batch_images=options.batch_images,
         loader=LoaderConfig(threads=options.workers),
     )
@@ -51,6 +52,11 @@ def vitrain(options: argparse.Namespace) -> Iterator[Any]:
 def vitrain_bilinear(options: argparse.Namespace) -> Iterator[Any]:
     """Bilinear without antialiasing."""
     return our_loader(options, options.shards, **PLAIN)
+
+
+def vitrain_cuda(options: argparse.Namespace) -> Iterator[Any]:
+    """Our default with `data.decode: cuda`."""
+    return our_loader(options, options.shards, decode="cuda")
 
 
 def vitrain_prepared(options: argparse.Namespace) -> Iterator[Any]:

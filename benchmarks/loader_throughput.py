@@ -5,6 +5,7 @@
 Contestants, each with as many threads or worker processes as there are cores:
 - vitrain: `TrainLoader`, bicubic with antialiasing; bytes out, which the device normalises;
 - vitrain_bilinear: the same, bilinear without antialiasing, as the ViT authors' code;
+- vitrain_cuda: as vitrain, decoded and resized on a GPU (`data.decode: cuda`), where there is one;
 - vitrain_whole: as vitrain without the native decoder: whole images are decoded;
 - vitrain_normalised: as vitrain, normalised to float32 on the CPU;
 - vitrain_prepared, vitrain_prepared_bilinear: from the shards of --prepared, the same images
@@ -68,6 +69,7 @@ CONTESTANTS: dict[str, Callable[[argparse.Namespace], Iterator[Any]]] = {
     for function in (
         ours.vitrain,
         ours.vitrain_bilinear,
+        ours.vitrain_cuda,
         ours.vitrain_whole,
         ours.vitrain_normalised,
         ours.vitrain_prepared,
@@ -125,6 +127,13 @@ def resident_megabytes() -> float:
     me = psutil.Process()
     family = (me, *me.children(recursive=True))
     return sum(process.memory_full_info().pss for process in family) / 1e6
+
+
+def has_gpu() -> bool:
+    """Whether torch sees one."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def beton_path(shards: Path, field: str) -> Path:
@@ -238,6 +247,7 @@ def main() -> None:
     options.shards = (options.shards or ours.generate_shards(ours.GENERATED)).resolve()
     if options.contestants is None:
         missing = {*(PREPARED if options.prepared is None else ())}
+        missing |= {*(() if has_gpu() else ("vitrain_cuda",))}
         missing |= {*(peers.FFCV_FIELDS if options.peers_python is None else ())}
         options.contestants = [name for name in CONTESTANTS if name not in missing]
     arguments = [f"--shards={options.shards}"]

@@ -62,6 +62,24 @@ def compare(
     return results
 
 
+def attempt(
+    script: str, name: str, arguments: Sequence[str], *, timeout_seconds: float
+) -> dict[str, Any]:
+    """Measure one contestant once; of one that fails, `{"failed": why}`, and the others go on.
+
+    For what a machine may lack, such as a kernel or memory.
+    """
+    try:
+        return compare(script, [name], arguments, runs=1, timeout_seconds=timeout_seconds)[name][0]
+    except subprocess.TimeoutExpired:
+        why = f"took longer than {timeout_seconds:.0f} s"
+    except SystemExit as failure:
+        lines = [line for line in str(failure).splitlines() if line.strip()]
+        why = next((line for line in reversed(lines) if "Error" in line), lines[-1])[:500]
+    print(f"{name} failed: {why}", file=sys.stderr, flush=True)
+    return {"failed": why}
+
+
 def medians(results: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     """Median of every number over a contestant's runs, with the lowest and highest."""
     summary: dict[str, dict[str, Any]] = {}

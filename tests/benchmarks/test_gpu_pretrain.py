@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu_pretrain, gpu_timm
+from benchmarks import gpu_pretrain, gpu_report, gpu_timm
 from benchmarks.gpu_case import Case
 from models.flops import forward_flops_per_image
 from models.zoo import Architecture
@@ -82,7 +82,7 @@ def test_mfu_and_ratios_are_of_the_medians():
         "b:synthetic:ours:flash": rows(800.0),
         "b:synthetic:timm:plain": rows(400.0, 400.0),
     }
-    report = gpu_pretrain.report_of(results, {}, parsed())
+    report = gpu_report.report_of(results, {}, parsed())
     ours = report["b:synthetic:ours:plain"]
     assert ours["images_per_second"] == 600.0 and ours["images_per_second_range"] == [500.0, 700.0]
     assert ours["mfu"] == pytest.approx(60.0 / 150.0)
