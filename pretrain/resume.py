@@ -16,7 +16,7 @@ from configs.errors import RefusedInput
 from configs.load import flatten
 from configs.schema import PretrainConfig
 from pretrain.plan import Plan
-from training.checkpoint_store import MARKER
+from training.checkpoint_marker import MARKER
 from training.run_folder import RunFolder, open_run_folder
 
 # A name that ends in a dot stands for its whole section.

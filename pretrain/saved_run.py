@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import RefusedInput
-from training.checkpoint_store import CheckpointStore, DamagedCheckpoint, look_into
+from training.checkpoint_marker import DamagedCheckpoint, look_into
+from training.checkpoint_store import CheckpointStore
 from training.run_folder import RunFolder
 
 INSPECT = "--inspect"

@@ -21,7 +21,8 @@ import torch.distributed as dist
 from pretrain.agreement import on_main, together
 from pretrain.state_files import rank_file, state_file, write_state
 from pretrain.training_tensors import TrainingTensors
-from training.checkpoint_store import CheckpointStore, FileFacts, flushed
+from training.checkpoint_marker import FileFacts, flushed
+from training.checkpoint_store import CheckpointStore
 
 logger = logging.getLogger(__name__)
 

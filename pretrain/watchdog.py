@@ -31,7 +31,7 @@ _GRACE_SECONDS = 20.0  # at most, between the first and the last rank that notic
 _WAITING_FOR = (
     ("data", ("/data_pipeline/",)),
     ("collective", ("/torch/distributed/", "/deepspeed/comm/", "/pretrain/step_vote.py")),
-    ("disk", ("/training/checkpoint_store.py", "/pretrain/saver.py", "/safetensors/")),
+    ("disk", ("/training/checkpoint_", "/pretrain/saver.py", "/safetensors/")),
 )
 
 

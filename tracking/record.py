@@ -1,10 +1,15 @@
 """The files by which tracking remembers a run: which MLflow run it is, and how much was sent."""
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.groups import TrackingConfig
 from tracking.journal import read_json, write_json
+from tracking.provenance import redact
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,3 +84,31 @@ class Sent:
     def save(self, path: Path) -> None:
         """Replace the file."""
         write_json(path, dataclasses.asdict(self))
+
+
+def open_record(
+    files: TrackingFiles, settings: TrackingConfig, stage: str, uri: str | None
+) -> RunRecord:
+    """The run folder's record, made or brought up to date; offsets are reset for another store."""
+    record = RunRecord.load(files.record)
+    is_new = not record.stage
+    record.stage = stage
+    if is_new:
+        record.experiment = settings.experiment or f"vitrain-{stage}"
+        record.run_name = settings.run_name or files.run_dir.name
+    if uri is not None and record.uri != redact(uri):
+        if record.uri and record.run_id:
+            logger.warning("tracking moves from %s to %s", record.uri, redact(uri))
+        record.uri = redact(uri)
+    record.save(files.record)
+    if is_new:
+        files.sent.parent.mkdir(parents=True, exist_ok=True)
+        Sent().save(files.sent)
+    return record
+
+
+def forget_lost_rows(files: TrackingFiles) -> None:
+    """Send all anew if a power cut took sent rows: the offsets would skip what follows."""
+    sent = Sent.load(files.sent)
+    if sent.metrics > files.metrics.stat().st_size or sent.events > files.events.stat().st_size:
+        Sent().save(files.sent)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from configs.groups import TrackingConfig
 from tracking.journal import Journal, encode_number, read_rows
 from tracking.provenance import redact, run_tags
-from tracking.record import RunRecord, Sent, TrackingFiles
+from tracking.record import RunRecord, TrackingFiles, forget_lost_rows, open_record
 from tracking.sender import BackgroundSender, Sender
 from tracking.store import prepare_environment, tracking_uri, ui_command
 
@@ -239,10 +239,10 @@ def start_run(
     uri = tracking_uri(settings.uri) if settings.enabled else None
     prepare_environment()
     files = TrackingFiles(Path(run_dir).absolute())
-    record = _record(files, settings, stage, uri)
+    record = open_record(files, settings, stage, uri)
     background = BackgroundSender(Sender(files.run_dir, uri)) if uri else None
     run = TrackedRun(files, background)
-    _forget_lost_rows(files)
+    forget_lost_rows(files)
     clean_params = {key: redact(str(value)) for key, value in params.items()}
     all_tags = {"stage": stage, **run_tags(), **{key: str(value) for key, value in tags.items()}}
     _journal_start(run, record, files, clean_params, all_tags)
@@ -274,34 +274,6 @@ def _journal_start(
         if starts[0].get("params", {}).get(key) != value
     }
     run._journal("resume", tags=tags | changed)
-
-
-def _record(
-    files: TrackingFiles, settings: TrackingConfig, stage: str, uri: str | None
-) -> RunRecord:
-    """The run folder's record, made or brought up to date; offsets are reset for another store."""
-    record = RunRecord.load(files.record)
-    is_new = not record.stage
-    record.stage = stage
-    if is_new:
-        record.experiment = settings.experiment or f"vitrain-{stage}"
-        record.run_name = settings.run_name or files.run_dir.name
-    if uri is not None and record.uri != redact(uri):
-        if record.uri and record.run_id:
-            logger.warning("tracking moves from %s to %s", record.uri, redact(uri))
-        record.uri = redact(uri)
-    record.save(files.record)
-    if is_new:
-        files.sent.parent.mkdir(parents=True, exist_ok=True)
-        Sent().save(files.sent)
-    return record
-
-
-def _forget_lost_rows(files: TrackingFiles) -> None:
-    """Send all anew if a power cut took sent rows: the offsets would skip what follows."""
-    sent = Sent.load(files.sent)
-    if sent.metrics > files.metrics.stat().st_size or sent.events > files.events.stat().st_size:
-        Sent().save(files.sent)
 
 
 def _now_ms() -> int:

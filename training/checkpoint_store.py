@@ -8,34 +8,29 @@ count.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from configs.durable_files import flush_to_disk, write_atomically
+from training.checkpoint_marker import (
+    ASIDE,
+    MARKER,
+    DamagedCheckpoint,
+    FileFacts,
+    flush_all,
+    step_of,
+    verify_checkpoint,
+    write_marker,
+)
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-MARKER = "marker.json"
 LATEST = "latest"
-_ASIDE = "set-aside-"
-
-_DIGEST_THREADS = 8  # hashlib lets go of the interpreter lock while it digests
-
-
-class FileFacts(TypedDict):
-    """What a marker says of a file."""
-
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -128,7 +123,7 @@ class CheckpointStore:
                 f"checkpoint of step {step} is incomplete: {', '.join(missing)} missing in "
                 f"{temporary}; is the run folder on a file system that all ranks share?"
             )
-        _write_marker(temporary, step, metadata, facts or _flush_all(temporary))
+        write_marker(temporary, step, metadata, facts or flush_all(temporary))
         final = self.final_folder(step)
         if final.exists():  # a damaged one that was passed over on resume
             self._remove(final)
@@ -148,7 +143,7 @@ class CheckpointStore:
         With `up_to_step` only checkpoints of that step and before are looked at.
         """
         for folder in reversed(self._folders()):
-            if up_to_step is not None and _step_of(folder) > up_to_step:
+            if up_to_step is not None and step_of(folder) > up_to_step:
                 continue
             try:
                 marker = verify_checkpoint(folder)
@@ -162,8 +157,8 @@ class CheckpointStore:
     def set_aside_after(self, step: int) -> None:
         """Let later checkpoints no longer count; each goes once a later one is complete."""
         for folder in self._folders():
-            if _step_of(folder) > step:
-                aside = folder.with_name(_ASIDE + folder.name)
+            if step_of(folder) > step:
+                aside = folder.with_name(ASIDE + folder.name)
                 if aside.exists():
                     shutil.rmtree(aside)
                 os.rename(folder, aside)
@@ -172,19 +167,19 @@ class CheckpointStore:
 
     def _folders(self) -> list[Path]:
         """Everything under a checkpoint's name, complete or not, oldest first."""
-        return sorted((f for f in self.folder.glob("step-*") if _step_of(f) >= 0), key=_step_of)
+        return sorted((f for f in self.folder.glob("step-*") if step_of(f) >= 0), key=step_of)
 
     def _drop_old(self, newest_step: int) -> None:
         """Remove damaged folders up to the newest complete one, and complete ones beyond `keep`."""
-        folders = [f for f in self._folders() if _step_of(f) <= newest_step]
+        folders = [f for f in self._folders() if step_of(f) <= newest_step]
         complete = [f for f in folders if f.name not in self._damaged and (f / MARKER).is_file()]
         kept = set(complete[-self.keep :])
         for folder in folders:
-            is_milestone = folder in complete and self._is_milestone(_step_of(folder))
+            is_milestone = folder in complete and self._is_milestone(step_of(folder))
             if folder not in kept and not is_milestone:
                 self._remove(folder)
-        for aside in self.folder.glob(f"{_ASIDE}step-*"):
-            if _step_of(aside) <= newest_step:
+        for aside in self.folder.glob(f"{ASIDE}step-*"):
+            if step_of(aside) <= newest_step:
                 self._remove(aside)
 
     def _is_milestone(self, step: int) -> bool:
@@ -196,107 +191,3 @@ class CheckpointStore:
         os.rename(folder, doomed)
         shutil.rmtree(doomed)
         self._damaged.discard(folder.name)
-
-
-class DamagedCheckpoint(Exception):
-    """A folder does not count as a checkpoint; the message says which file and why."""
-
-
-def look_into(store_folder: Path) -> list[tuple[Path, dict[str, Any] | DamagedCheckpoint]]:
-    """Every folder of a checkpoint or save, oldest first: its marker, or what is wrong with it."""
-    found: list[tuple[Path, dict[str, Any] | DamagedCheckpoint]] = []
-    for folder in sorted(store_folder.glob("*step-*"), key=lambda path: (_step_of(path), path)):
-        try:
-            found.append((folder, verify_checkpoint(folder)))
-        except DamagedCheckpoint as damage:
-            found.append((folder, damage))
-    return found
-
-
-def verify_checkpoint(folder: Path) -> dict[str, Any]:
-    """Check a checkpoint folder against its marker: names, sizes, then digests.
-
-    Returns:
-        The marker.
-
-    Raises:
-        DamagedCheckpoint: Something is missing or differs.
-    """
-    marker = _read_marker(folder)
-    for name, facts in marker["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise DamagedCheckpoint(f"{name} is missing")
-        if path.stat().st_size != facts["bytes"]:
-            raise DamagedCheckpoint(
-                f"{name} has {path.stat().st_size} bytes instead of {facts['bytes']}"
-            )
-    for name, digest in _digests(folder, list(marker["files"])).items():
-        if digest != marker["files"][name]["sha256"]:
-            raise DamagedCheckpoint(f"{name} has changed since it was saved (its digest differs)")
-    return marker
-
-
-def _read_marker(folder: Path) -> dict[str, Any]:
-    try:
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        if marker["format_version"] != FORMAT_VERSION:
-            raise DamagedCheckpoint(
-                f"{MARKER} has format version {marker['format_version']}, "
-                f"this program reads {FORMAT_VERSION}"
-            )
-        if marker["step"] != _step_of(folder):
-            raise DamagedCheckpoint(f"{MARKER} is that of step {marker['step']}")
-        _ = marker["files"], marker["metadata"]
-    except FileNotFoundError:
-        raise DamagedCheckpoint(f"it has no {MARKER}, so its save did not end") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpoint(f"{MARKER} cannot be read ({error!r})") from error
-    return marker
-
-
-def flushed(path: Path) -> FileFacts:
-    """Flush a written file to disk and say what a marker must know of it."""
-    flush_to_disk(path)
-    return {"bytes": path.stat().st_size, "sha256": _digest(path)}
-
-
-def _flush_all(folder: Path) -> dict[str, FileFacts]:
-    """`flushed` of every file in the folder, by its path relative to it."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    for inner in (path for path in folder.rglob("*") if path.is_dir()):
-        flush_to_disk(inner)
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    with ThreadPoolExecutor(_DIGEST_THREADS) as pool:
-        return dict(zip(names, pool.map(flushed, paths), strict=True))
-
-
-def _write_marker(
-    folder: Path, step: int, metadata: dict[str, Any], facts: Mapping[str, FileFacts]
-) -> None:
-    """Write the list of files, and flush the folder's names."""
-    flush_to_disk(folder)
-    marker = {
-        "format_version": FORMAT_VERSION,
-        "step": step,
-        "files": {name: facts[name] for name in sorted(facts)},
-        "metadata": metadata,
-    }
-    write_atomically(folder / MARKER, json.dumps(marker, indent=1) + "\n")
-    flush_to_disk(folder)
-
-
-def _digests(folder: Path, names: list[str]) -> dict[str, str]:
-    with ThreadPoolExecutor(_DIGEST_THREADS) as pool:
-        return dict(zip(names, pool.map(lambda name: _digest(folder / name), names), strict=True))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _step_of(folder: Path) -> int:
-    """Step in a folder's name; -1 for a name that is not one of ours."""
-    number = folder.name.removeprefix(_ASIDE).removeprefix("step-")
-    return int(number) if number.isdigit() else -1

@@ -8,8 +8,9 @@ import shutil
 
 import pytest
 
-from training import checkpoint_store
-from training.checkpoint_store import MARKER, CheckpointStore
+from training import checkpoint_marker, checkpoint_store
+from training.checkpoint_marker import MARKER
+from training.checkpoint_store import CheckpointStore
 
 
 @pytest.fixture
@@ -220,12 +221,11 @@ def test_retention_begins_only_once_the_new_one_is_complete(store, monkeypatch):
 def test_everything_is_flushed_before_the_marker_is_written(store, monkeypatch):
     events = []
     flush, write = checkpoint_store.flush_to_disk, checkpoint_store.write_atomically
-    monkeypatch.setattr(
-        checkpoint_store, "flush_to_disk", lambda p: (events.append(p.name), flush(p))
-    )
-    monkeypatch.setattr(
-        checkpoint_store, "write_atomically", lambda p, t: (events.append(p.name), write(p, t))
-    )
+    for module in (checkpoint_store, checkpoint_marker):
+        monkeypatch.setattr(module, "flush_to_disk", lambda p: (events.append(p.name), flush(p)))
+        monkeypatch.setattr(
+            module, "write_atomically", lambda p, t: (events.append(p.name), write(p, t))
+        )
     save(store, 10)
     before_marker = events[: events.index(MARKER)]
     assert {"model.bin", "rank-00000.pt", "sub"} <= set(before_marker)
