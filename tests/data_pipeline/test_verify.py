@@ -1,5 +1,6 @@
 """Every kind of damage is found and named; a sound dataset is called sound."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def adopt(folder, **changes) -> None:
     for shard in old.shards:
         path = folder / shard.path
         fields = {"num_bytes": path.stat().st_size, "sha256": file_sha256(path)}
-        shards.append(type(shard)(**{**vars(shard), **fields}))
+        shards.append(dataclasses.replace(shard, **fields))
     Manifest.describe(
         identity=(old.name, old.split),
         classes=old.classes,
