@@ -145,7 +145,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--timm-train", type=Path, help="train.py of a checkout of pytorch-image-models")
     add("--runs", type=int, default=3, help="rounds (default 3)")
     add("--blocks", type=int, default=3, help="blocks timed a run; their median counts")
-    add("--steps", type=int, default=20, help="steps of a block")
+    add("--steps", type=int, default=50, help="steps of a block; ours logs at its end")
     add("--warm-steps", type=int, default=10, help="steps not timed before")
     add("--zero", type=int, default=1, help="ZeRO stage of ours")
     cores = len(os.sched_getaffinity(0))

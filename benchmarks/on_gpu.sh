@@ -10,12 +10,12 @@
 #     pretrain   ours against timm's, synthetic batches, ViT-S, B, L, H
 #     memory     the planner against torch.cuda.max_memory_allocated, ViT-B, L, H
 #     profile    the costliest kernels of ViT-L
-#     variants   compile, attention kernels, memory format, checkpointing, accumulation at ViT-L
 #     real       ours against timm's from shards, JPEG decoding on the GPU, ViT-B
 #     loader     batches/s without a model: ours, decoding on the GPU, timm's
 #     stages     what each stage of loading costs, 1 to 16 threads
 #     overhead   our loop against a bare DeepSpeed loop
 #     augment    RandAugment and mixup on the device
+#     variants   compile, attention kernels, memory format, checkpointing, accumulation at ViT-L
 #
 # A part that takes too long is ended and keeps what it has; none starts once the time is up. The
 # exit code is 1 if any part failed. --toy runs tiny stand-ins of `pretrain` and `memory` anywhere.
@@ -82,17 +82,17 @@ loader_ours.generate_shards(Path('$shards'), shard_images=25)"
 fi
 data=(--shards "$shards")
 both=(plain compile cuda_graphs channels_last checkpoint accumulate)
-part pretrain 480 gpu_pretrain.py "${data[@]}" --data synthetic --runs 2
+part pretrain 480 gpu_pretrain.py "${data[@]}" --data synthetic --runs 2 --blocks 1
 part memory 300 gpu_memory.py --micro 16,32,64 --stages 1
 part profile 120 gpu_pretrain.py "${data[@]}" --runs 1 --blocks 1 --profile \
     --cases "$(of l synthetic ours plain),$(of l synthetic timm plain)"
-part variants 480 gpu_pretrain.py "${data[@]}" --runs 1 --cases \
-    "$(of l synthetic ours "${both[@]}" flash cudnn foreach cudnn_search),$(of l synthetic timm fused "${both[@]}")"
-part real 240 gpu_pretrain.py "${data[@]}" --runs 1 --cases \
+part real 240 gpu_pretrain.py "${data[@]}" --runs 1 --blocks 2 --cases \
     "$(of b real ours plain decode_cuda),$(of b real timm plain)"
 part loader 120 loader_throughput.py "${data[@]}" --runs 1 \
     --contestants vitrain vitrain_cuda timm
 part stages 120 loader_stages.py "${data[@]}" --runs 1 --threads 1 2 4 8 16
 part overhead 90 step_overhead.py --ranks 1 --precision bf16 --images 128 --blocks 6
 part augment 120 augment_cost.py --runs 1
+part variants 600 gpu_pretrain.py "${data[@]}" --runs 1 --blocks 1 --cases \
+    "$(of l synthetic ours "${both[@]}" flash cudnn foreach cudnn_search),$(of l synthetic timm fused "${both[@]}")"
 exit "$failed"

@@ -12,7 +12,7 @@ from benchmarks import gpu_pretrain
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "on_gpu.sh"
-PARTS = "pretrain memory profile variants real loader stages overhead augment".split()
+PARTS = "pretrain memory profile real loader stages overhead augment variants".split()
 # Stands where python does: notes its arguments, and does what the test says.
 PYTHON = """#!/bin/sh
 {{ for word in "$@"; do printf '%s\\t' "$word"; done; echo; }} >> {record}
@@ -80,7 +80,7 @@ def test_a_part_that_fails_stops_no_other_and_is_told(on_gpu, tmp_path):
 def test_nothing_starts_once_the_time_is_up(on_gpu, tmp_path):
     done, commands = on_gpu("--minutes", "0", str(tmp_path / "out"))
     assert done.returncode == 1 and commands == []
-    assert "augment: not started, the time is up" in done.stdout
+    assert "variants: not started, the time is up" in done.stdout
 
 
 def test_the_toy_takes_what_has_one(on_gpu, tmp_path):
