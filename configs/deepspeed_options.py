@@ -3,9 +3,47 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
-from configs.schema import PretrainConfig
+if TYPE_CHECKING:
+    from configs.schema import PretrainConfig
+
+_GROUPS = ("zero_optimization", "bf16", "fp16", "data_types")
+_OFFLOADED = ("offload_optimizer", "offload_param")
+# What decides this, so that plan, checkpoints and DeepSpeed never differ about it.
+_OPTION_OF = {
+    "train_batch_size": "batch.global_images",
+    "train_micro_batch_size_per_gpu": "batch.micro_images",
+    "gradient_accumulation_steps": "batch.accumulation_steps",
+    "gradient_clipping": "optim.clip_norm",
+    "zero_optimization.stage": "zero.stage",
+    "bf16.enabled": "precision",
+    "fp16.enabled": "precision",
+    "optimizer": "the options of optim",
+    "scheduler": "the options of schedule",
+}
+
+
+def check_deepspeed_block(block: Mapping[str, Any]) -> None:
+    """Refuse a `deepspeed:` block of another shape, or with what our options decide.
+
+    Raises:
+        ValueError: Naming the key.
+    """
+    zero = block.get("zero_optimization", {})
+    groups = {name: block[name] for name in _GROUPS if name in block}
+    if isinstance(zero, dict):
+        groups |= {f"zero_optimization.{name}": zero[name] for name in _OFFLOADED if name in zero}
+    for name, value in groups.items():
+        if not isinstance(value, dict):
+            raise ValueError(
+                f"deepspeed.{name} = {value!r} is a group; indent its keys below it, or leave out"
+            )
+    for key, option in _OPTION_OF.items():
+        group, _, last = key.rpartition(".")
+        if last in (block.get(group, {}) if group else block):
+            raise ValueError(f"deepspeed.{key}: set {option} instead, which decides it")
 
 
 def deepspeed_options(
@@ -19,7 +57,8 @@ def deepspeed_options(
 
     The optimizer is ours (torch AdamW) and the learning rate is set by the loop, so neither
     appears. Gradients accumulate in fp32 whatever the compute precision. The config's `deepspeed:`
-    block is merged last, key by key: it can add anything DeepSpeed understands and change the rest.
+    block is merged last, key by key: it can add anything DeepSpeed understands, and change what no
+    option of ours decides (`check_deepspeed_block`).
     """
     zero = config.zero
     options: dict[str, Any] = {

@@ -162,6 +162,9 @@ def _refuse(cls: type[BaseModel], text: str) -> NoReturn:
         raise RefusedInput(_unknown_option(cls, unknown[1].rstrip(",")))
     if told := _no_number(text):
         raise RefusedInput(told)
+    if several := re.match(r"Error parsing (\S+): Could not find .* arguments: \[(.*?)\]", text):
+        option, values = several[1], several[2].replace("'", "").replace(",", "")
+        raise RefusedInput(f"command line: {option} {values}: not of the kind that --help names")
     bound = re.match(
         r"Error parsing (\S+): \d+ validation errors? for \w+ (.*?) "
         r"\[type=(\w+), input_value=(.*?), input_type",
@@ -171,7 +174,8 @@ def _refuse(cls: type[BaseModel], text: str) -> NoReturn:
         raise RefusedInput(f"command line: {text.removeprefix('Error parsing ')}")
     group, rule, kind, value = bound.groups()
     if kind == "value_error":
-        raise RefusedInput(f"command line: {rule.removeprefix('Value error, ')}")
+        # Of a single field's rule its name stands in front.
+        raise RefusedInput(f"command line: {rule.partition('Value error, ')[2]}")
     field, _, rule = rule.partition(" ")
     raise RefusedInput(f"command line: {group}.{field} = {value}: {rule[0].lower()}{rule[1:]}")
 

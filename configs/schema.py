@@ -9,6 +9,7 @@ import tyro
 from pydantic import Field, field_validator, model_validator
 
 from configs.data_groups import AugmentConfig, DataConfig, LoaderConfig
+from configs.deepspeed_options import check_deepspeed_block
 from configs.evaluation import TaskName
 from configs.few_shot import FewShotConfig
 from configs.groups import (
@@ -102,6 +103,12 @@ class PretrainConfig(Section):
     deepspeed: tyro.conf.Suppress[dict[str, Any]] = Field(
         default_factory=dict, description="Further DeepSpeed options, merged last; only in YAML."
     )
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _decides_nothing_of_ours(cls, block: dict[str, Any]) -> dict[str, Any]:
+        check_deepspeed_block(block)
+        return block
 
     @field_validator("profile", mode="before")
     @classmethod

@@ -6,6 +6,7 @@ import os
 import shutil
 
 from configs.errors import RefusedInput
+from configs.profile_steps import profile_steps
 from configs.schema import PretrainConfig
 
 
@@ -19,6 +20,26 @@ def check_config(config: PretrainConfig) -> None:
     _check_offload(config)
     if config.compile:
         _check_compiler()
+
+
+def check_profile(config: PretrainConfig, total_steps: int, world_size: int) -> None:
+    """Refuse to profile where nothing would be: no such step, or no such rank.
+
+    Raises:
+        RefusedInput: Naming the option.
+    """
+    if config.profile is None:
+        return
+    first, _ = profile_steps(config.profile)
+    if first >= total_steps:
+        raise RefusedInput(
+            f"profile = {config.profile}: the run ends at step {total_steps}; give earlier steps"
+        )
+    if min(config.profile_ranks, default=world_size) >= world_size:
+        given = " ".join(map(str, config.profile_ranks)) or "none"
+        raise RefusedInput(
+            f"profile_ranks = {given}: there is none of them among the ranks 0 to {world_size - 1}"
+        )
 
 
 def _check_sizes(config: PretrainConfig) -> None:

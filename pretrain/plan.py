@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from configs.batch_split import check_mixup, split_batch
 from configs.errors import RefusedInput
 from configs.schema import PretrainConfig
-from pretrain.config_checks import check_config
+from pretrain.config_checks import check_config, check_profile
 from training.schedule import Tail, fit_warmup, learning_rate
 
 if TYPE_CHECKING:
@@ -100,26 +100,21 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
         RefusedInput: They do not fit together; the message names keys and values.
     """
     from data_pipeline.few_shot_images import open_few_shot_tasks
-    from data_pipeline.index import open_dataset
-    from data_pipeline.location import ShardAccess
     from data_pipeline.order import SampleOrder
     from data_pipeline.subset import choice_told, class_images, shortage_told, training_images
     from tracking.run import check_settings
 
     check_settings(config.tracking)
     check_config(config)
-    train_place = _train_place(config)
+    place = _train_place(config)
     micro_images, accumulation_steps = split_batch(config.batch, ranks.world_size)
-    access = ShardAccess.from_config(config.data, ranks.local_world_size)
-    whole = open_dataset(train_place, access)
-    validation = open_dataset(config.data.val, access) if config.data.val else None
-    _check_same_classes(whole, validation)
-    _check_label_kind(config, whole, validation)
+    whole, validation = _open_images(config, place, ranks)
     train = training_images(whole, config.data, seed=config.seed)
     if validation is not None:
         validation = class_images(validation, config.data)
     num_classes = _agreed_classes(config, train)
     total_steps = count_steps(config, train.num_images)
+    check_profile(config, total_steps, ranks.world_size)
     warmup_steps, warmup_told = fit_warmup(config.schedule.warmup_steps, total_steps)
     shortage = shortage_told(train, config.data.images_per_class)
     mixup_told = _mixup_told(config, ranks.world_size, micro_images)
@@ -142,6 +137,21 @@ def make_plan(config: PretrainConfig, ranks: Ranks, config_file: Path | None = N
         warmup_steps=warmup_steps,
         notices=tuple(notice for notice in notices if notice),
     )
+
+
+def _open_images(
+    config: PretrainConfig, place: str, ranks: Ranks
+) -> tuple[ShardedDataset, ShardedDataset | None]:
+    """All training images, and all validation images if there are any."""
+    from data_pipeline.index import open_dataset
+    from data_pipeline.location import ShardAccess
+
+    access = ShardAccess.from_config(config.data, ranks.local_world_size)
+    train = open_dataset(place, access)
+    validation = open_dataset(config.data.val, access) if config.data.val else None
+    _check_same_classes(train, validation)
+    _check_label_kind(config, train, validation)
+    return train, validation
 
 
 def _mixup_told(config: PretrainConfig, world_size: int, micro_images: int) -> str | None:

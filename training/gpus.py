@@ -113,7 +113,7 @@ def find_gpu(name: str) -> Gpu:
     if key in GPUS:
         return GPUS[key]
     near = difflib.get_close_matches(key, GPUS, n=3, cutoff=0.5)
-    known = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(GPUS)}"
+    known = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(GPUS)}."
     raise RefusedInput(
         f"--gpu {name}: not in the table; {known} For another one give the nearest with "
         "--gpu-memory-gib, --peak-tflops and --gpu-watts"

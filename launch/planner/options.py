@@ -142,14 +142,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--config", type=Path, required=True, metavar="FILE", help="pretraining config (YAML)")
-    add("--gpus", type=_count, required=True, metavar="N", help="GPUs of all nodes together")
+    add(
+        "--gpus", type=count_from_one, required=True, metavar="N", help="GPUs of all nodes together"
+    )
     add("--gpu", required=True, metavar="NAME", help="their kind, e.g. h100-80gb, a100-40gb, l40s")
-    add("--gpus-per-node", type=_count, metavar="N", help="default 8, or --gpus if fewer")
+    add("--gpus-per-node", type=count_from_one, metavar="N", help="default 8, or --gpus if fewer")
     add("--gpu-memory-gib", type=_positive, metavar="GIB", help="instead of the table's")
     add("--peak-tflops", type=_positive, metavar="T", help="instead of the table's")
     add("--gpu-watts", type=_positive, metavar="W", help="instead of the table's")
-    add("--images", type=_count, metavar="N", help="training images, instead of the shards'")
-    add("--classes", type=_count, metavar="N", help="classes, instead of the shards'")
+    add(
+        "--images", type=count_from_one, metavar="N", help="training images, instead of the shards'"
+    )
+    add("--classes", type=count_from_one, metavar="N", help="classes, instead of the shards'")
     add("--bytes-per-image", type=_positive, metavar="B", help="instead of the shards' mean")
     add("--json", action="store_true", help="print one JSON object instead of text")
     assumed = parser.add_argument_group("assumptions")
@@ -161,15 +165,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
+def count_from_one(text: str) -> int:
+    """The whole number of an option, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: give a whole number of at least 1")
-    return value
+    return int(text)
 
 
 def _number(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text}: give a number")
     return value

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.errors import RefusedInput
-from launch.planner.options import refuse_unknown
+from launch.planner.options import count_from_one, refuse_unknown
 
 # What is looked at before anything is submitted, in this order (`launch.submission.preflight`).
 CHECKS = ("queue", "paths", "batch", "data", "shards", "disk", "memory", "finetune")
@@ -162,9 +162,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--config", type=Path, required=True, metavar="FILE", help="pretraining config (YAML)")
-    add("--nodes", type=_positive, required=True, metavar="N", help="machines")
+    add("--nodes", type=count_from_one, required=True, metavar="N", help="machines")
     add("--gpus-per-node", type=_count, required=True, metavar="G", help="0 computes on CPUs")
-    add("--ranks-per-node", type=_positive, metavar="R", help="without GPUs (default 1)")
+    add("--ranks-per-node", type=count_from_one, metavar="R", help="without GPUs (default 1)")
     add("--time", type=_time, required=True, metavar="T", help="limit of one start: 24:00:00, 2-00")
     add("--dry-run", action="store_true", help="print scripts and checks; write, submit nothing")
     add("--skip", default="", metavar="CHECKS", help=f"leave out some of {','.join(CHECKS)}")
@@ -181,9 +181,19 @@ def _add_site(group: argparse._ArgumentGroup) -> None:
     add("--account", metavar="A", help="account that is charged")
     add("--qos", metavar="Q", help="quality of service")
     add("--mem", metavar="M", help="memory of a node, such as 200G; 0 is all")
-    add("--cpus-per-rank", type=_positive, metavar="C", help="cores (default 8; without GPUs 1)")
+    add(
+        "--cpus-per-rank",
+        type=count_from_one,
+        metavar="C",
+        help="cores (default 8; without GPUs 1)",
+    )
     add("--gpu", metavar="KIND", help="such as h100-80gb: checks that the run fits its memory")
-    add("--signal-seconds", type=_positive, metavar="S", help="save so long before the time limit")
+    add(
+        "--signal-seconds",
+        type=count_from_one,
+        metavar="S",
+        help="save so long before the time limit",
+    )
     add("--max-restarts", type=_count, metavar="N", help="times a job may come back (default 100)")
 
 
@@ -196,7 +206,7 @@ def _add_array(group: argparse._ArgumentGroup) -> None:
         help="OPTION=V1,V2 ... makes a run of each combination (seed=0-4 is a range); a file makes "
         "one of each line of options",
     )
-    add("--array-limit", type=_positive, metavar="N", help="so many of them at a time")
+    add("--array-limit", type=count_from_one, metavar="N", help="so many of them at a time")
 
 
 def _add_finetuning(group: argparse._ArgumentGroup) -> None:
@@ -206,7 +216,7 @@ def _add_finetuning(group: argparse._ArgumentGroup) -> None:
     add("--finetune-time", type=_time, metavar="T", help="limit of each (default: --time)")
     add(
         "--finetune-gpus",
-        type=_positive,
+        type=count_from_one,
         default=1,
         metavar="N",
         help="GPUs, or without GPUs processes, of each task (default 1)",
@@ -227,10 +237,4 @@ def _time(text: str) -> str:
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text}: give a whole number")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if _count(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give a whole number of at least 1")
     return int(text)

@@ -1,9 +1,13 @@
 """DeepSpeed's dictionary from our options."""
 
+import re
+
 import pytest
 
 from configs.deepspeed_options import deepspeed_options
+from configs.errors import RefusedInput
 from configs.groups import BatchConfig, OptimConfig, ZeroConfig
+from configs.load import load_config
 from configs.schema import PretrainConfig
 
 
@@ -59,3 +63,30 @@ def test_nothing_of_deepspeeds_waits_for_the_device_to_take_a_time():
     found = options(PretrainConfig())
     assert found["timers"] == {"throughput": {"enabled": False}}
     assert found["wall_clock_breakdown"] is False
+
+
+@pytest.mark.parametrize(
+    ("block", "told"),
+    [
+        ("{zero_optimization: 3}", "deepspeed.zero_optimization = 3 is a group"),
+        (
+            "{zero_optimization: {offload_optimizer: cpu}}",
+            "deepspeed.zero_optimization.offload_optimizer = 'cpu' is a group",
+        ),
+        ("{zero_optimization: {offload_param: null}}", "offload_param = None is a group"),
+        ("{zero_optimization: {stage: 2}}", "deepspeed.zero_optimization.stage: set zero.stage"),
+        ("{fp16: {enabled: true}}", "deepspeed.fp16.enabled: set precision instead"),
+        ("{train_batch_size: 8}", "deepspeed.train_batch_size: set batch.global_images instead"),
+        ("{scheduler: {type: WarmupLR}}", "deepspeed.scheduler: set the options of schedule"),
+    ],
+)
+def test_a_block_of_another_shape_or_about_our_options_is_refused(block, told, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(f"stage: pretrain\ndeepspeed: {block}\n")
+    with pytest.raises(RefusedInput, match=rf"run\.yaml:2: .*{re.escape(told)}"):
+        load_config(PretrainConfig, ["--config", str(file)], "test")
+
+
+def test_other_keys_of_these_groups_are_deepspeeds():
+    extra = {"fp16": {"initial_scale_power": 8}, "zero_optimization": {"reduce_scatter": False}}
+    assert PretrainConfig(deepspeed=extra).deepspeed == extra

@@ -205,3 +205,15 @@ def test_fp16_is_refused_where_it_is_not_multiplied(plan_of, one_rank, monkeypat
     monkeypatch.setattr(type(accelerator), "is_fp16_supported", lambda _: False)
     with pytest.raises(RefusedInput, match="does not multiply fp16"), open_training(plan_of(FP16)):
         pass
+
+
+def test_what_deepspeed_does_not_know_is_refused(plan_of, one_rank):
+    plan = plan_of({"data.val": None})
+    block = {"zero_optimization": {"stagee": 3}}
+    config = plan.config.model_copy(update={"deepspeed": block})
+    told = r"stagee = 3: extra inputs .*correct the deepspeed: block"
+    with (
+        pytest.raises(RefusedInput, match=told),
+        open_training(dataclasses.replace(plan, config=config)),
+    ):
+        pass

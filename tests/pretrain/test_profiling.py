@@ -4,11 +4,13 @@ import gzip
 import json
 
 import pytest
+import torch
 
 from configs.errors import RefusedInput
 from configs.load import load_config
 from configs.schema import PretrainConfig
 from pretrain import loop
+from pretrain.profiling import StepProfiler
 
 
 def test_profiled_steps_are_in_the_trace_and_the_run_is_the_same(plan_of, one_rank, tmp_path):
@@ -39,16 +41,29 @@ def test_a_profile_ends_with_the_run_and_other_ranks_make_none(plan_of, one_rank
     assert loop.pretrain(plan) == 0
     made = {path.name.split(".")[0] for path in (plan.run_dir / "profile").iterdir()}
     assert made == {"steps-00000001-00000003-rank-00000"}
-    one_rank()
-    settings = {"data.val": None, "profile": "0:1", "profile-ranks": "1"}
-    other = plan_of({"schedule.total-steps": 1, **settings, "run-dir": plan.run_dir / "other"})
-    assert loop.pretrain(other) == 0
-    assert not (other.run_dir / "profile").exists()
+    wanted = {"profile": "0:1", "profile-ranks": "1"}
+    due = [
+        StepProfiler(plan_of(wanted, world_size=2, rank=rank), torch.device("cpu")).is_due(0)
+        for rank in range(2)
+    ]
+    assert due == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"profile": "12:20"}, "profile = 12:20: the run ends at step 12; give earlier steps"),
+        ({"profile": "2:4", "profile-ranks": "7"}, "profile_ranks = 7: .* ranks 0 to 0"),
+    ],
+)
+def test_steps_and_ranks_that_the_run_does_not_have_are_refused(settings, told, plan_of):
+    with pytest.raises(RefusedInput, match=told):
+        plan_of(settings)
 
 
 @pytest.mark.parametrize("text", ["5", "5:5", "7:5", "a:b", "1:2:3"])
 def test_a_profile_of_no_steps_is_refused(text, plan_of):
-    with pytest.raises(RefusedInput, match=f"profile = {text}: give FIRST:LAST"):
+    with pytest.raises(RefusedInput, match=f"^command line: profile = {text}: give FIRST:LAST"):
         plan_of({"profile": text})
 
 
