@@ -156,6 +156,7 @@ def test_a_missing_file_offers_the_nearest(config_file):
         (["--seed", "-1"], "seed = -1: input should be greater than or equal to 0"),
         (["--model.image-px", "100"], "model.image_px = 100 is not a multiple of model.patch_px"),
         (["--zero.stage", "7"], "invalid choice '7' for argument '--zero.stage'"),
+        (["--few-shot.shots", "1", "x"], "--few-shot.shots 1 x: not of the kind that --help"),
         (["--data.train"], "Missing value for argument '--data.train'"),
         (["--config"], "--config: expected the path of a YAML file"),
         (["shards"], "'shards' belongs to no option"),
