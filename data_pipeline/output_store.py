@@ -142,6 +142,10 @@ class LocalStore:
             names = os.listdir(self.root / folder)
         except FileNotFoundError:
             return {}
+        except OSError as error:
+            raise RefusedInput(
+                f"--output {self.root} cannot be read: {error.strerror}; give a new or empty folder"
+            ) from error
         found = {name: self.size(f"{folder}/{name}" if folder else name) for name in names}
         # Another part of the build may have renamed its file meanwhile.
         return {name: size for name, size in found.items() if size is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,11 @@ FIRM_ATTEMPTS = 3
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 
+# A transfer that is repeated for longer is told, every so often: people look at a silent terminal.
+_TOLD_AFTER_SECONDS = 5.0
+_TOLD_EVERY_SECONDS = 60.0
+
+logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
@@ -36,6 +42,7 @@ class RetryPolicy:
     closing: threading.Event = field(default_factory=threading.Event)
     on_retry: Callable[[], None] = lambda: None
     option: str = "data.retry_seconds"
+    _told_at: float = -_TOLD_EVERY_SECONDS
 
     def run(self, attempt: Callable[[], Result], what: str) -> Result:
         """The result of the first attempt that raises no `TransferFault`.
@@ -54,13 +61,26 @@ class RetryPolicy:
             wait=_pause,
             stop=lambda state: self._is_enough(state, started),
             sleep=tenacity.sleep_using_event(self.closing),
-            before_sleep=lambda _: self.on_retry(),
+            before_sleep=lambda state: self._again(state, what, started),
         )
         try:
             return retrying(attempt)
         except tenacity.RetryError as error:
             last = error.last_attempt
             raise self._given_up(what, last, time.monotonic() - started) from last.exception()
+
+    def _again(self, state: tenacity.RetryCallState, what: str, started: float) -> None:
+        self.on_retry()
+        now = time.monotonic()
+        is_long = now + state.upcoming_sleep - started >= _TOLD_AFTER_SECONDS
+        if is_long and now - self._told_at >= _TOLD_EVERY_SECONDS:
+            self._told_at = now
+            logger.warning(
+                "%s cannot be read (%s); trying for up to %.0f s",
+                what,
+                _fault(state),
+                self.retry_seconds,
+            )
 
     def _is_enough(self, state: tenacity.RetryCallState, started: float) -> bool:
         fault = _fault(state)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.errors import RefusedInput
 from data_pipeline.output_store import open_store
 
 
@@ -23,6 +24,11 @@ def test_a_file_that_could_not_be_written_whole_is_not_there(tmp_path: Path, err
     assert store.read("shard.tar") == b"old"
     assert store.is_intact("shard.tar", 3, store_digest(b"old"))
     assert not store.is_intact("shard.tar", 3, store_digest(b"new"))
+
+
+def test_what_is_no_folder_is_refused() -> None:
+    with pytest.raises(RefusedInput, match="--output /dev/null/x cannot be read: Not a directory"):
+        open_store(Path("/dev/null/x")).sizes()
 
 
 def store_digest(data: bytes) -> str:

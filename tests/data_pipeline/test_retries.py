@@ -68,6 +68,25 @@ def failing(*faults: TransferFault):
     return attempt, made
 
 
+def test_long_repeating_is_told_once_a_minute(clock, longest_pauses, caplog):
+    attempt, _ = failing(TransferFault("reset"))
+    with pytest.raises(ShardUnavailable):
+        RetryPolicy(130.0, clock).run(attempt, "x.tar")
+    told = [record.getMessage() for record in caplog.records]
+    # Pauses end at 0.5, 1.5, 3.5, 7.5, 15.5, 31.5, 61.5, 91.5 and 121.5 s.
+    assert told == ["x.tar cannot be read (reset); trying for up to 130 s"] * 2
+    caplog.clear()
+    briefly = iter([TransferFault("reset"), TransferFault("reset")])
+
+    def works_soon() -> str:
+        if fault := next(briefly, None):
+            raise fault
+        return "bytes"
+
+    assert RetryPolicy(130.0, clock).run(works_soon, "x.tar") == "bytes"
+    assert not caplog.records
+
+
 def test_pauses_double_to_half_a_minute_and_are_drawn_from_all_of_it(clock, longest_pauses):
     attempt, made = failing(TransferFault("reset"))
     with pytest.raises(ShardUnavailable, match=r"after 10 attempts in 121\.5 s"):
