@@ -56,6 +56,10 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("only with --source parquet").add_argument
     add("--image-column", metavar="NAME", help="default: the one column that holds images")
     add("--label-column", metavar="NAME", help="default: the one column that holds labels")
+    _add_fractals(parser)
+
+
+def _add_fractals(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("only with --source fractals").add_argument
     default = FractalOptions()
     add("--fractal-classes", type=int, metavar="N", help=f"default {default.classes}")

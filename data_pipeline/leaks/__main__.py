@@ -56,6 +56,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         f"(default {_MAX_DISTANCE}); smaller finds fewer and is surer",
     )
     add("--threads", type=int, metavar="N", help="threads (default: one per core)")
+    _add_remote(parser)
+    return parser.parse_args(argv)
+
+
+def _add_remote(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("of datasets at URLs").add_argument
     add(
         "--cache-dir",
@@ -72,7 +77,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="room in --cache-dir (default %(default)s)",
     )
     add("--absolute-shards", action="store_true", help="read shards outside the folder or URL too")
-    return parser.parse_args(argv)
 
 
 def _check(options: argparse.Namespace) -> None:
