@@ -130,7 +130,7 @@ def checkpoints(run: Run, size: int, options: CheckpointConfig) -> dict[str, Any
     stalled = number * (copying + waiting)
     return {
         "bytes": size,
-        "disk_bytes": checkpoint_disk_bytes(size, options),
+        "disk_bytes": checkpoint_disk_bytes(size, options, run.total_steps),
         "host_bytes_per_node": round(size / run.num_nodes),
         "write_seconds": writing,
         "stall_seconds": copying + waiting,
@@ -140,10 +140,14 @@ def checkpoints(run: Run, size: int, options: CheckpointConfig) -> dict[str, Any
     }
 
 
-def checkpoint_disk_bytes(size: int, options: CheckpointConfig) -> int:
-    """What the checkpoints of a run, of `size` bytes each, take at a time; without milestones."""
+def checkpoint_disk_bytes(size: int, options: CheckpointConfig, total_steps: int = 0) -> int:
+    """The most that a run's checkpoints take, of `size` bytes each, with those that stay for good.
+
+    Milestones are counted up to `total_steps`.
+    """
+    milestones = total_steps // (options.milestone_every_steps or total_steps + 1)
     # One more than is kept exists while it is being written.
-    return size * (options.keep + 1)
+    return size * (options.keep + 1 + milestones)
 
 
 def energy(run: Run, days: float) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def _running(plan: dict[str, Any]) -> str:
         "checkpoints": f"{saving['bytes'] / 1e9:.1f} GB each, {saving['write_seconds']:.1f} s to "
         f"write, training stands still for {saving['stall_seconds']:.2f} s; {saving['number']:,} "
         f"of them: {saving['share_of_time']:.2%} of the time; {saving['disk_bytes'] / 1e9:.0f} GB "
-        f"of disk, milestones on top; {saving['host_bytes_per_node'] / GIB:.1f} GiB of each "
+        f"of disk; {saving['host_bytes_per_node'] / GIB:.1f} GiB of each "
         "node's memory",
         "energy": f"{energy['kilowatts']:,.1f} kW, {energy['kilowatt_hours']:,.0f} kWh, "
         f"{energy['co2_kg']:,.0f} kg CO2",

@@ -45,7 +45,12 @@ def submit(script: Path, after: str | None = None) -> str:
         told = done.stderr.strip() or f"exit code {done.returncode}"
         raise RefusedInput(f"sbatch does not take {script}: {told}")
     # With several clusters it says "id;cluster"; notices of the site may stand above.
-    return done.stdout.strip().splitlines()[-1].partition(";")[0]
+    job_id = done.stdout.strip().rpartition("\n")[2].partition(";")[0]
+    if not job_id.isdigit():
+        raise RefusedInput(
+            f"sbatch took {script} but gave no job id (it said {done.stdout!r}); squeue shows it"
+        )
+    return job_id
 
 
 def refuse_queued(folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from configs.errors import RefusedInput
 from launch.planner.options import parse_options
 from launch.planner.request import check_request
+from launch.planner.running import checkpoint_disk_bytes
 from launch.validation.steps import Measured
 from pretrain.plan import Plan
 from training.console import format_duration
@@ -59,16 +60,12 @@ def _length(plan: Plan, measured: Measured) -> str:
 
 def _disk(plan: Plan, measured: Measured) -> str:
     options, size = plan.config.checkpoint, measured.checkpoint_bytes
-    milestones = options.milestone_every_steps
-    number = plan.total_steps // milestones if milestones else 0
-    # One more than is kept exists while it is being written.
-    needed = size * (options.keep + 1 + number)
+    needed = checkpoint_disk_bytes(size, options, plan.total_steps)
     place = next(path for path in plan.run_dir.absolute().parents if path.exists())
     free = shutil.disk_usage(place).free
     verdict = "" if needed <= free else ": NOT ENOUGH"
     return (
-        f"{needed / 1e9:,.2f} GB for checkpoints of {size / 1e9:,.2f} GB"
-        f"{f', {number} of them milestones' if number else ''}; "
+        f"{needed / 1e9:,.2f} GB for checkpoints of {size / 1e9:,.2f} GB; "
         f"{place} has {free / 1e9:,.1f} GB free{verdict}"
     )
 

@@ -130,6 +130,13 @@ def test_a_machine_without_slurm_is_told_so_and_can_still_show(submit, monkeypat
     submit("--dry-run")
 
 
+def test_an_sbatch_that_gives_no_id_is_told(submit, monkeypatch, tmp_path):
+    played = path_with(play(tmp_path / "other", {"sbatch": "echo queued, probably"}))
+    monkeypatch.setenv("PATH", played)
+    with pytest.raises(RefusedInput, match=r"gave no job id .*queued, probably.*squeue"):
+        submit()
+
+
 def test_what_slurm_refuses_is_told_and_what_is_queued_already(submit, monkeypatch, tmp_path):
     played = {
         "sbatch": 'case "$*" in *finetune*) echo "no such account" >&2; exit 1;; esac; echo 5'
