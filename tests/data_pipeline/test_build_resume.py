@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from data_pipeline import build
 from data_pipeline.output_store import LocalStore
 from tests.data_pipeline import official_layouts as layouts
 from tests.data_pipeline import photo_builds
+from tests.data_pipeline.build_processes import finish, start_build
 from tests.data_pipeline.photo_builds import build_photos, files_of, num_copies
 
 expected = photo_builds.expected
@@ -144,22 +144,9 @@ def test_a_beginning_without_a_finished_shard_is_replaced(photos, tmp_path, monk
     assert build_photos(photos, output, seed=1).manifest.source["shuffle_seed"] == 1
 
 
-def start_build(photos: Path, output: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "data_pipeline.build", "--source", "image-folder"]
-    command += ["--input", str(photos), "--split", "train", "--output", str(output)]
-    command += ["--workers", "2", "--shard-images", "10"]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # so that its workers can be killed with it
-    )
-
-
-def finish(process: subprocess.Popen) -> None:
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, text
+def start(photos: Path, output: Path) -> subprocess.Popen:
+    words = ["--source", "image-folder", "--input", photos, "--split", "train"]
+    return start_build(*words, "--output", output, "--workers", 2, "--shard-images", 10)
 
 
 def wait_for_progress(output: Path, process: subprocess.Popen, num_events: int) -> None:
@@ -182,13 +169,13 @@ def test_a_build_killed_at_ten_random_moments_ends_as_if_undisturbed(tmp_path):
     for number in range(600):
         data = layouts.image_bytes(number, size=(64, 48))
         layouts.write(root / f"train/class{number % 7}/{number}.jpg", data)
-    finish(start_build(root, tmp_path / "expected"))
+    finish(start(root, tmp_path / "expected"))
     expected = files_of(tmp_path / "expected")
     moments = random.Random(0)
     interrupted = 0
     for attempt in range(40):  # a busy machine may let a build end before it is killed
         output = tmp_path / f"out{attempt}"
-        process = start_build(root, output)
+        process = start(root, output)
         wait_for_progress(output, process, moments.randrange(0, 62))
         time.sleep(moments.uniform(0.0, 0.05))
         if attempt % 2:
@@ -197,7 +184,7 @@ def test_a_build_killed_at_ten_random_moments_ends_as_if_undisturbed(tmp_path):
             os.kill(process.pid, signal.SIGKILL)
         process.communicate(timeout=60)
         interrupted += process.returncode == -signal.SIGKILL
-        finish(start_build(root, output))
+        finish(start(root, output))
         assert files_of(output) == expected
         if interrupted == 10:
             break

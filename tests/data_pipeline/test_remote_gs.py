@@ -1,9 +1,7 @@
 """Datasets in a server that speaks Google's API, read and built through gcsfs, with faults."""
 
 import re
-import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -16,18 +14,23 @@ from data_pipeline.broken import BrokenShard
 from data_pipeline.build import build_dataset
 from data_pipeline.dataset import ShardedDataset, open_dataset
 from data_pipeline.foreign_index import IndexOptions, index_shards
-from data_pipeline.location import ShardAccess
 from data_pipeline.remote.faults import ShardUnavailable
 from data_pipeline.shard_reader import ShardReader
 from data_pipeline.sources.remote_files import source_transfers
 from tests.data_pipeline import official_layouts as layouts
+from tests.data_pipeline.bucket_reading import (
+    PASSING_FAULTS,
+    SHARD_1,
+    access,
+    check_outliving,
+    check_reading,
+)
 from tests.data_pipeline.fault_proxy import Fault, FaultProxy, fault_proxy
 from tests.data_pipeline.gs_server import gs_server, settings
 from tests.data_pipeline.sample_shards import plain_dataset, plain_image
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
-SHARD_1 = "part-000001.tar"
 SECRET = "hunter2hunter2"
 
 
@@ -58,44 +61,14 @@ def proxy(server, local, monkeypatch) -> Iterator[FaultProxy]:
     source_transfers.cache_clear()  # they have been connected to this proxy
 
 
-def access(cache_dir: Path | None = None, **changes: object) -> ShardAccess:
-    fields = {"retry_seconds": 60.0, "stall_seconds": 30.0, **changes}
-    return ShardAccess(cache_dir=cache_dir, **fields)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("cached", [False, True], ids=["straight", "cached"])
 def test_a_dataset_in_a_bucket_is_the_local_one(local, proxy, tmp_path, cached):
-    dataset = open_dataset("gs://shards/in21k", access(tmp_path if cached else None))
-    assert dataset.digest == local.digest
-    reader = ShardReader(dataset)
-    assert [reader.read(row) for row in range(6)] == [plain_image(row) for row in range(6)]
-    assert len(proxy.gets(SHARD_1)) == (1 if cached else 2)
-    reader.close()
+    check_reading("gs://shards/in21k", local, proxy, tmp_path if cached else None)
 
 
-FAULTS = {
-    "503": Fault("status", status=503, headers={"Retry-After": "1"}),
-    "429": Fault("status", status=429, headers={"Retry-After": "1"}),
-    "reset": Fault("reset", after_bytes=1000),
-    "truncated": Fault("truncate", after_bytes=1000),
-    "stall": Fault("stall", after_bytes=1000, seconds=60),
-    "wrong bytes": Fault("corrupt", after_bytes=2000),
-}
-
-
-@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("kind", PASSING_FAULTS)
 def test_faults_that_pass_are_outlived(proxy, tmp_path, kind):
-    """Each costs one repeat, and that is ours: gcsfs makes none that nobody counts."""
-    dataset = open_dataset("gs://shards/in21k", access(tmp_path))
-    settings = access(tmp_path, stall_seconds=3.0 if kind == "stall" else 30.0)
-    dataset.origin = replace(dataset.origin, access=settings)
-    proxy.plan(SHARD_1, FAULTS[kind], None)
-    reader = ShardReader(dataset)
-    started = time.monotonic()
-    assert reader.read(2) == plain_image(2)
-    assert time.monotonic() - started >= (1 if FAULTS[kind].headers else 0)
-    assert reader.remote.statistics.read()["retries"] == len(proxy.gets(SHARD_1)) - 1
-    reader.close()
+    check_outliving("gs://shards/in21k", kind, proxy, tmp_path)
 
 
 LASTING = {

@@ -3,18 +3,23 @@
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from data_pipeline.broken import BrokenShard
 from data_pipeline.dataset import ShardedDataset, open_dataset
-from data_pipeline.location import ShardAccess
 from data_pipeline.remote.faults import ShardUnavailable
 from data_pipeline.shard_reader import ShardReader
+from tests.data_pipeline.bucket_reading import (
+    PASSING_FAULTS,
+    SHARD_1,
+    access,
+    check_outliving,
+    check_reading,
+)
 from tests.data_pipeline.fault_proxy import Fault, FaultProxy, fault_proxy
 from tests.data_pipeline.s3_server import s3_server
-from tests.data_pipeline.sample_shards import plain_dataset, plain_image
+from tests.data_pipeline.sample_shards import plain_dataset
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto")
@@ -24,7 +29,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240
 # What clients of the server set in their environment, and the dataset that was uploaded.
 Bucket = tuple[dict[str, str], ShardedDataset]
 SECRET = "hunter2hunter2"
-SHARD_1 = "part-000001.tar"
 
 
 @pytest.fixture(scope="module")
@@ -62,43 +66,14 @@ def proxy(bucket, monkeypatch) -> Iterator[FaultProxy]:
         yield server
 
 
-def access(cache_dir: Path | None = None, **changes: object) -> ShardAccess:
-    settings = ShardAccess(cache_dir=cache_dir, retry_seconds=60.0, stall_seconds=30.0)
-    return replace(settings, **changes)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("cached", [False, True], ids=["straight", "cached"])
 def test_a_dataset_in_a_bucket_is_the_local_one(bucket, proxy, tmp_path, cached):
-    dataset = open_dataset("s3://shards/in21k", access(tmp_path if cached else None))
-    assert dataset.digest == bucket[1].digest
-    reader = ShardReader(dataset)
-    assert [reader.read(row) for row in range(6)] == [plain_image(row) for row in range(6)]
-    assert len(proxy.gets(SHARD_1)) == (1 if cached else 2)
-    reader.close()
+    check_reading("s3://shards/in21k", bucket[1], proxy, tmp_path if cached else None)
 
 
-FAULTS = {
-    "503": Fault("status", status=503, headers={"Retry-After": "1"}),
-    "429": Fault("status", status=429, headers={"Retry-After": "1"}),
-    "reset": Fault("reset", after_bytes=1000),
-    "truncated": Fault("truncate", after_bytes=1000),
-    "stall": Fault("stall", after_bytes=1000, seconds=60),
-    "wrong bytes": Fault("corrupt", after_bytes=2000),
-}
-
-
-@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("kind", PASSING_FAULTS)
 def test_faults_that_pass_are_outlived(proxy, tmp_path, kind):
-    dataset = open_dataset("s3://shards/in21k", access(tmp_path))
-    settings = access(tmp_path, stall_seconds=3.0 if kind == "stall" else 30.0)
-    dataset.origin = replace(dataset.origin, access=settings)
-    proxy.plan(SHARD_1, FAULTS[kind], None)
-    reader = ShardReader(dataset)
-    assert reader.read(2) == plain_image(2)
-    assert reader.read(3) == plain_image(3)
-    # Neither s3fs nor botocore makes repeats that nobody counts.
-    assert reader.remote.statistics.read()["retries"] == len(proxy.gets(SHARD_1)) - 1
-    reader.close()
+    check_outliving("s3://shards/in21k", kind, proxy, tmp_path)
 
 
 LASTING = {

@@ -5,13 +5,13 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.data_pipeline import archive_layouts as layouts
+from tests.data_pipeline.build_processes import finish, start_build
 from tests.data_pipeline.sample_streams import files_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -24,23 +24,9 @@ NUM_IMAGES = 4 * 120
 
 
 def start(archive: Path, output: Path, recipe: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "data_pipeline.build", "--source", "imagenet-21k"]
-    command += ["--input", str(archive), "--classes", str(archive.parent / "list")]
-    command += ["--split", "train", "--output", str(output), "--shards", "5"]
-    command += ["--buffer-bytes", "20000", *RECIPES[recipe]]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # so that its workers can be killed with it
-    )
-
-
-def finish(process: subprocess.Popen) -> str:
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, text
-    return text
+    words = ["--source", "imagenet-21k", "--input", archive, "--classes", archive.parent / "list"]
+    words += ["--split", "train", "--output", output, "--shards", 5, "--buffer-bytes", 20000]
+    return start_build(*words, *RECIPES[recipe])
 
 
 def wait_for_progress(output: Path, process: subprocess.Popen, num_files: int) -> None:

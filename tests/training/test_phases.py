@@ -6,19 +6,6 @@ import torch
 from training.phases import BACKWARD, DATA, FORWARD, PhaseTimer
 
 
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 def test_shares_of_a_cpu_add_up_to_one(clock):
     phases = PhaseTimer(torch.device("cpu"), clock)
     for phase, seconds in ((DATA, 3.0), (FORWARD, 1.0), (DATA, 1.0), (BACKWARD, 2.0)):

@@ -5,19 +5,6 @@ import pytest
 from training.throughput import ThroughputMeter
 
 
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 def make_meter(clock, peak_flops=None):
     return ThroughputMeter(64, 2e9, peak_flops, 4, clock)
 
