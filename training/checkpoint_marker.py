@@ -15,6 +15,8 @@ FORMAT_VERSION = 1
 MARKER = "marker.json"
 ASIDE = "set-aside-"
 
+_OWN_DIGEST = "sha256"
+
 _DIGEST_THREADS = 8  # hashlib lets go of the interpreter lock while it digests
 
 
@@ -75,6 +77,9 @@ def _read_marker(folder: Path) -> dict[str, Any]:
         if marker["step"] != step_of(folder):
             raise DamagedCheckpoint(f"{MARKER} is that of step {marker['step']}")
         _ = marker["files"], marker["metadata"]
+        # A marker from before they had a digest of their own is taken as it is.
+        if _OWN_DIGEST in marker and marker[_OWN_DIGEST] != _own_digest(marker):
+            raise DamagedCheckpoint(f"{MARKER} has changed since it was saved (its digest differs)")
     except FileNotFoundError:
         raise DamagedCheckpoint(f"it has no {MARKER}, so its save did not end") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -109,8 +114,17 @@ def write_marker(
         "files": {name: facts[name] for name in sorted(facts)},
         "metadata": metadata,
     }
+    marker[_OWN_DIGEST] = _own_digest(marker)
     write_atomically(folder / MARKER, json.dumps(marker, indent=1) + "\n")
     flush_to_disk(folder)
+
+
+def _own_digest(marker: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of all that a marker says but for this."""
+    said = {key: value for key, value in marker.items() if key != _OWN_DIGEST}
+    # As it will be read: the keys of JSON are text.
+    said = json.loads(json.dumps(said))
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _digests(folder: Path, names: list[str]) -> dict[str, str]:

@@ -85,8 +85,20 @@ DAMAGE = {
     "marker gone": (lambda f: (f / MARKER).unlink(), "its save did not end"),
     "marker cut": (lambda f: (f / MARKER).write_text('{"format'), "cannot be read"),
     "marker of another": (lambda f: _edit_marker(f, step=5), "step 5"),
+    "marker changed": (
+        lambda f: _edit_marker(f, metadata={"position": 1281}),
+        "marker.json has changed since it was saved",
+    ),
     "newer format": (lambda f: _edit_marker(f, format_version=99), "format version 99"),
 }
+
+
+def test_a_marker_from_before_it_had_a_digest_counts(store):
+    folder = save(store, 10).folder
+    marker = json.loads((folder / MARKER).read_text())
+    del marker["sha256"]
+    (folder / MARKER).write_text(json.dumps(marker))
+    assert store.newest_complete().step == 10
 
 
 def _edit_marker(folder, **changes):
