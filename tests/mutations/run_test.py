@@ -33,6 +33,8 @@ def run_tests(folder: Path, tests: list[str], log: Path, environment: dict[str, 
         del sys.modules[name]
     import pytest
 
-    code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--basetemp=.tests", *tests])
+    # Plain: told in full, as pytest does where CI is set, a megabyte that differs takes minutes.
+    options = ["-q", "-x", "--assert=plain", "-p", "no:cacheprovider", "--basetemp=.tests"]
+    code = pytest.main([*options, *tests])
     sys.stdout.flush()
     os._exit(int(code))  # whatever a mutation left running
