@@ -47,22 +47,13 @@ def infer_architecture(
     """
     _check_is_plain_vit(state_dict, source)
     width, _, patch_px, _ = state_dict["patch_embed.proj.weight"].shape
-    class_token = "cls_token" in state_dict
-    norm_after_pool = "fc_norm.weight" in state_dict
     depth = len({name.split(".")[1] for name in state_dict if name.startswith("blocks.")})
-    assumptions = []
+    of_heads: tuple[str, ...] = ()
     if heads is None:
         heads = _conclude_heads(width, depth, source)
-        assumptions.append(f"{heads} attention heads, as in the size table for width {width}")
-    num_patches = state_dict["pos_embed"].shape[1] - int(class_token)
-    if grid is None:
-        side = _conclude_side(num_patches, source)
-        grid = (side, side)
-        assumptions.append(f"a square grid of {side}x{side} patches, from {num_patches} positions")
-    if pool is None:
-        pool = "token" if class_token and not norm_after_pool else "mean"
-        if pool == "token":
-            assumptions.append("that the head sees the class token")
+        of_heads = (f"{heads} attention heads, as in the size table for width {width}",)
+    grid, of_grid = (grid, ()) if grid is not None else _square_grid(state_dict, source)
+    pool, of_pool = (pool, ()) if pool is not None else _likely_pool(state_dict)
     architecture = Architecture(
         depth=depth,
         width=width,
@@ -72,11 +63,25 @@ def infer_architecture(
         image_px=(grid[0] * patch_px, grid[1] * patch_px),
         num_classes=_num_outputs(state_dict),
         pool=pool,
-        class_token=class_token,
-        norm_after_pool=norm_after_pool,
+        class_token="cls_token" in state_dict,
+        norm_after_pool="fc_norm.weight" in state_dict,
         pre_logits="pre_logits.fc.weight" in state_dict,
     )
-    return architecture, tuple(assumptions)
+    return architecture, (*of_heads, *of_grid, *of_pool)
+
+
+def _square_grid(state_dict: StateDict, source: str) -> tuple[tuple[int, int], tuple[str, ...]]:
+    """The grid (rows, columns) if it is square, and that this was concluded."""
+    num_patches = state_dict["pos_embed"].shape[1] - int("cls_token" in state_dict)
+    side = _conclude_side(num_patches, source)
+    return (side, side), (f"a square grid of {side}x{side} patches, from {num_patches} positions",)
+
+
+def _likely_pool(state_dict: StateDict) -> tuple[Pool, tuple[str, ...]]:
+    """What the head sees, by the tensors that are there, and what of it was concluded."""
+    if "cls_token" in state_dict and "fc_norm.weight" not in state_dict:
+        return "token", ("that the head sees the class token",)
+    return "mean", ()
 
 
 def _num_outputs(state_dict: StateDict) -> int:
