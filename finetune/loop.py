@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from finetune.candidates import finish_candidate, give_up_candidate
 from finetune.checkpoint import save_checkpoint
+from finetune.part_scores import score
 from finetune.report import Reporter
-from finetune.scoring import score
 from finetune.state import TransferState
 from finetune.step import take_step
 from training.preemption import stop_requested

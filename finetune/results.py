@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.candidates import put_weights
+from finetune.part_scores import score
 from finetune.scores import Scores, main_score, metrics_of, per_class_of, record_of, told
-from finetune.scoring import score
 from finetune.start import StateDict
 from finetune.state import TransferState
 from models.weights import WeightsCard, save_weights, weights_sha256
